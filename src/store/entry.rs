@@ -1,0 +1,170 @@
+//! One record or tombstone in memory, and the slab it lives in.
+
+use bytes::Bytes;
+
+use crate::command::Effect;
+use crate::policy::Handle;
+use crate::record::{Key, LimitError, Record, Timestamp, Value, Version};
+use crate::slots::Slot;
+
+/// What an entry costs beside its key and value: itself, its place in table, policy and slot list, and the allocator's
+/// share. Measured as resident memory over a million records, rounded up.
+pub(super) const OVERHEAD_BYTES: usize = 176;
+
+/// No entry: the end of a slot list.
+pub(super) const NIL: Handle = Handle::MAX;
+
+/// A record, or the tombstone of a deleted one.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The key, then the value: one allocation.
+    payload: Bytes,
+    key_len: u16,
+    pub slot: Slot,
+    pub version: Version,
+    pub expires_at: Option<Timestamp>,
+    /// Neighbours in the list of the slot's entries.
+    pub previous: Handle,
+    pub next: Handle,
+    pub flags: Flags,
+}
+
+/// What the tier knows of an entry, and what will become of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Flags {
+    /// Deleted; the row, if there is one, is still to go.
+    pub tombstone: bool,
+    /// The tier has confirmed this version or a newer one (R13).
+    pub clean: bool,
+    /// Not in the policy any more: gone as soon as it is clean.
+    pub leaving: bool,
+    /// In the spill queue.
+    pub queued: bool,
+    /// A flush of this key is under way, of this version or an older one (R11).
+    pub flushing: bool,
+    /// The key may have a row: its fingerprint is in the filter.
+    pub in_tier: bool,
+}
+
+impl Entry {
+    pub fn new(record: &Record, slot: Slot, flags: Flags) -> Self {
+        let payload = Self::pack(record.key.as_bytes(), record.value.as_bytes());
+        let mut entry = Self::bare(&record.key, payload, record.version, slot, flags);
+        entry.expires_at = record.expires_at;
+        entry
+    }
+
+    pub fn tombstone(key: &Key, version: Version, slot: Slot, flags: Flags) -> Self {
+        let payload = Self::pack(key.as_bytes(), &[]);
+        Self::bare(key, payload, version, slot, Flags { tombstone: true, ..flags })
+    }
+
+    fn bare(key: &Key, payload: Bytes, version: Version, slot: Slot, flags: Flags) -> Self {
+        let key_len = key.as_bytes().len() as u16; // a key has at most 1,024 bytes
+        Self { payload, key_len, slot, version, expires_at: None, previous: NIL, next: NIL, flags }
+    }
+
+    fn pack(key: &[u8], value: &[u8]) -> Bytes {
+        let mut payload = Vec::with_capacity(key.len() + value.len());
+        payload.extend_from_slice(key);
+        payload.extend_from_slice(value);
+        payload.into()
+    }
+
+    /// Puts another value (or, with `None`, a tombstone) in place of this one; answers the old payload, to be dropped
+    /// outside the lock.
+    pub fn replace(&mut self, value: Option<&Value>, version: Version, expires_at: Option<Timestamp>) -> Bytes {
+        let payload = Self::pack(self.key_bytes(), value.map_or(&[], Value::as_bytes));
+        self.version = version;
+        self.expires_at = expires_at;
+        self.flags.tombstone = value.is_none();
+        self.flags.clean = false;
+        std::mem::replace(&mut self.payload, payload)
+    }
+
+    pub fn into_payload(self) -> Bytes {
+        self.payload
+    }
+
+    pub fn key_bytes(&self) -> &[u8] {
+        self.payload.get(..usize::from(self.key_len)).unwrap_or_default()
+    }
+
+    pub fn value_len(&self) -> usize {
+        self.payload.len() - usize::from(self.key_len)
+    }
+
+    /// # Errors
+    /// Never: what was packed had been checked. The constructors can't know that.
+    pub fn key(&self) -> Result<Key, LimitError> {
+        Key::new(self.payload.slice(..usize::from(self.key_len)))
+    }
+
+    /// # Errors
+    /// Never, as [`Entry::key`].
+    pub fn value(&self) -> Result<Value, LimitError> {
+        Value::new(self.payload.slice(usize::from(self.key_len)..))
+    }
+
+    /// What the tier has to be told of this entry.
+    pub fn effect(&self) -> Result<Effect, LimitError> {
+        let (key, version) = (self.key()?, self.version);
+        if self.flags.tombstone {
+            return Ok(Effect::Delete { key, version });
+        }
+        Ok(Effect::Set(Record { key, value: self.value()?, version, expires_at: self.expires_at }))
+    }
+
+    /// What the entry costs of the memory budget.
+    pub fn cost_bytes(&self) -> usize {
+        self.payload.len() + OVERHEAD_BYTES
+    }
+
+    /// In the policy, and so counted against the capacity.
+    pub fn is_resident(&self) -> bool {
+        !self.flags.tombstone && !self.flags.leaving
+    }
+
+    pub fn is_unspilled(&self) -> bool {
+        !self.flags.clean
+    }
+}
+
+/// Entries by handle; freed handles are used again.
+#[derive(Debug, Default)]
+pub(super) struct Slab {
+    entries: Vec<Option<Entry>>,
+    free: Vec<Handle>,
+}
+
+impl Slab {
+    pub fn insert(&mut self, entry: Entry) -> Handle {
+        if let Some(handle) = self.free.pop()
+            && let Some(place) = self.entries.get_mut(handle as usize)
+        {
+            debug_assert!(place.is_none(), "a free handle is in use");
+            *place = Some(entry);
+            return handle;
+        }
+        self.entries.push(Some(entry));
+        (self.entries.len() - 1) as Handle // the capacity of a partition is far below 2^32
+    }
+
+    pub fn get(&self, handle: Handle) -> Option<&Entry> {
+        self.entries.get(handle as usize)?.as_ref()
+    }
+
+    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Entry> {
+        self.entries.get_mut(handle as usize)?.as_mut()
+    }
+
+    pub fn remove(&mut self, handle: Handle) -> Option<Entry> {
+        let entry = self.entries.get_mut(handle as usize)?.take()?;
+        self.free.push(handle);
+        Some(entry)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Handle, &Entry)> {
+        self.entries.iter().enumerate().filter_map(|(i, entry)| Some((i as Handle, entry.as_ref()?)))
+    }
+}

@@ -1,0 +1,430 @@
+//! One partition of the store: everything about a key that must change together, under one lock.
+
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hashbrown::{HashMap, HashTable};
+
+use super::budget::{Admission, Budget};
+use super::entry::{Entry, Flags, Slab};
+use super::fills::{FillId, Fills, Ticket};
+use super::filter::SpilledKeys;
+use super::hash::{Hasher, KeyHash};
+use super::slot_lists::SlotLists;
+use super::{Fill, Lookup, Sighting, Spill, StoreStats};
+use crate::command::{Effect, Found, Place};
+use crate::policy::{Handle, Policy, PolicyKind};
+use crate::record::{Key, Record, Timestamp, Version, is_expired};
+use crate::slots::{Slot, SlotSet};
+
+/// Payloads that left the table under its lock, to be dropped after it.
+pub(super) type Garbage = Vec<Bytes>;
+
+/// A partition's share of the store's bounds. What waits for the tier is bounded by the store's budget instead.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Resident records.
+    pub records_max: usize,
+    /// Bytes of resident records.
+    pub bytes_max: usize,
+    pub spill: Spill,
+}
+
+pub(super) struct Partition {
+    pub(super) table: HashTable<Handle>,
+    pub(super) slab: Slab,
+    /// Knows exactly the resident entries.
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) filter: SpilledKeys,
+    pub(super) slots: SlotLists,
+    expiries: BTreeSet<(Timestamp, Handle)>,
+    /// Handles to hand out to the spiller, coldest first. May hold stale ones: an entry's `queued` flag decides.
+    pub(super) spill_queue: VecDeque<Handle>,
+    pub(super) fills: Fills,
+    /// Who waits until the tier has a version of a key.
+    pub(super) clean_waiters: HashMap<Key, Vec<(Version, Ticket)>, foldhash::fast::RandomState>,
+    pub(super) limits: Limits,
+    pub(super) hasher: Hasher,
+    budget: Arc<Budget>,
+    pub(super) counts: Counts,
+    evicted: u64,
+    dropped: u64,
+}
+
+/// Sums over the entries of a partition, kept up by [`Partition::edit`], insertion and removal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    live: usize,
+    leaving: usize,
+    pub(super) unspilled: usize,
+    tombstones: usize,
+    memory_only: usize,
+    tombstones_in_tier: usize,
+    bytes_resident: usize,
+}
+
+impl Counts {
+    fn of(entry: &Entry) -> Self {
+        let flags = entry.flags;
+        let one = usize::from;
+        Self {
+            live: one(!flags.tombstone),
+            leaving: one(flags.leaving && !flags.tombstone),
+            unspilled: one(entry.is_unspilled()),
+            tombstones: one(flags.tombstone),
+            memory_only: one(!flags.tombstone && !flags.in_tier),
+            tombstones_in_tier: one(flags.tombstone && flags.in_tier),
+            bytes_resident: if entry.is_resident() { entry.cost_bytes() } else { 0 },
+        }
+    }
+
+    fn merge(&mut self, other: Self, combine: impl Fn(usize, usize) -> usize) {
+        self.live = combine(self.live, other.live);
+        self.leaving = combine(self.leaving, other.leaving);
+        self.unspilled = combine(self.unspilled, other.unspilled);
+        self.tombstones = combine(self.tombstones, other.tombstones);
+        self.memory_only = combine(self.memory_only, other.memory_only);
+        self.tombstones_in_tier = combine(self.tombstones_in_tier, other.tombstones_in_tier);
+        self.bytes_resident = combine(self.bytes_resident, other.bytes_resident);
+    }
+
+    fn add(&mut self, entry: &Entry) {
+        self.merge(Self::of(entry), |a, b| a + b);
+    }
+
+    fn subtract(&mut self, entry: &Entry) {
+        self.merge(Self::of(entry), |a, b| a - b);
+    }
+}
+
+impl Partition {
+    pub fn new(policy: PolicyKind, limits: Limits, hasher: Hasher, budget: Arc<Budget>) -> Self {
+        Self {
+            table: HashTable::new(),
+            slab: Slab::default(),
+            policy: policy.build(limits.records_max),
+            filter: SpilledKeys::new(limits.spill == Spill::Nothing),
+            slots: SlotLists::new(),
+            expiries: BTreeSet::new(),
+            spill_queue: VecDeque::new(),
+            fills: Fills::default(),
+            clean_waiters: HashMap::default(),
+            limits,
+            hasher,
+            budget,
+            counts: Counts::default(),
+            evicted: 0,
+            dropped: 0,
+        }
+    }
+
+    pub fn get(&self, key: &Key, hash: KeyHash, now: Timestamp) -> Lookup {
+        match self.find(key, hash) {
+            Some((handle, entry)) => {
+                if entry.is_resident() {
+                    self.policy.hit(handle);
+                }
+                lookup(entry, now)
+            }
+            None => self.lookup_absent(hash),
+        }
+    }
+
+    pub fn peek(&self, key: &Key, hash: KeyHash, now: Timestamp) -> Lookup {
+        match self.find(key, hash) {
+            Some((_, entry)) => lookup(entry, now),
+            None => self.lookup_absent(hash),
+        }
+    }
+
+    fn lookup_absent(&self, hash: KeyHash) -> Lookup {
+        if self.filter.may_contain(hash) { Lookup::Unknown } else { Lookup::Missing }
+    }
+
+    pub fn begin_fill(&mut self, key: &Key, hash: KeyHash, ticket: Ticket, now: Timestamp) -> Fill {
+        match self.peek(key, hash, now) {
+            Lookup::Unknown => self.fills.join_or_start(key, ticket).map_or(Fill::Joined, Fill::Started),
+            known @ (Lookup::Found { .. } | Lookup::Missing) => Fill::Known(known),
+        }
+    }
+
+    pub fn end_fill(&mut self, key: &Key, id: FillId) -> (bool, Vec<Ticket>) {
+        self.fills.end(key, id)
+    }
+
+    pub fn complete_fill(
+        &mut self,
+        key: &Key,
+        hash: KeyHash,
+        id: FillId,
+        row: Option<&Record>,
+        admission: Option<Admission>,
+        garbage: &mut Garbage,
+    ) -> Vec<Ticket> {
+        let (is_current, tickets) = self.end_fill(key, id);
+        if !is_current {
+            return tickets; // R12: a write has overtaken this load
+        }
+        debug_assert!(self.find(key, hash).is_none(), "an entry came without poisoning the load");
+        if let (Some(row), Some(admission)) = (row, admission) {
+            let flags = Flags { clean: true, in_tier: true, ..Flags::default() };
+            self.filter.insert(hash);
+            self.insert_resident(Entry::new(row, Slot::of(key), flags), hash, admission, garbage);
+        }
+        tickets
+    }
+
+    pub fn apply(&mut self, effect: &Effect, hash: KeyHash, admission: Admission, garbage: &mut Garbage) {
+        self.fills.poison(effect.key()); // R12
+        match effect {
+            Effect::Set(record) => self.apply_set(record, hash, admission, garbage),
+            Effect::Delete { key, version } => self.apply_delete(key, *version, hash, admission, garbage),
+        }
+    }
+
+    fn apply_set(&mut self, record: &Record, hash: KeyHash, admission: Admission, garbage: &mut Garbage) {
+        let Some((handle, entry)) = self.find(&record.key, hash) else {
+            let flags = Flags { in_tier: self.filter.may_contain(hash), ..self.fresh() };
+            let handle =
+                self.insert_resident(Entry::new(record, Slot::of(&record.key), flags), hash, admission, garbage);
+            self.enqueue_if_eager(handle);
+            return;
+        };
+        if record.version <= entry.version {
+            return;
+        }
+        let was_resident = entry.is_resident();
+        if was_resident {
+            self.policy.update(handle);
+        } else {
+            self.make_room(record.key.as_bytes().len() + record.value.as_bytes().len(), garbage);
+            self.policy.insert(handle);
+        }
+        self.unlist_expiry(handle);
+        let fresh = self.fresh();
+        let (old_cost, new_cost, old) = self.edit(handle, |entry| {
+            let old_cost = entry.cost_bytes();
+            let old = entry.replace(Some(&record.value), record.version, record.expires_at);
+            entry.flags.clean = fresh.clean;
+            entry.flags.leaving = false;
+            (old_cost, entry.cost_bytes(), old)
+        });
+        garbage.push(old);
+        self.budget.give_back(1, old_cost);
+        admission.take_over(new_cost);
+        self.list_expiry(handle, record.expires_at);
+        self.make_room(0, garbage);
+        self.enqueue_if_eager(handle);
+    }
+
+    fn apply_delete(
+        &mut self,
+        key: &Key,
+        version: Version,
+        hash: KeyHash,
+        admission: Admission,
+        garbage: &mut Garbage,
+    ) {
+        let Some((handle, entry)) = self.find(key, hash) else {
+            if self.filter.may_contain(hash) {
+                let flags = Flags { in_tier: true, leaving: true, ..Flags::default() };
+                let entry = Entry::tombstone(key, version, Slot::of(key), flags);
+                let handle = self.insert(entry, hash, admission);
+                self.enqueue(handle);
+            }
+            return;
+        };
+        if version <= entry.version {
+            return;
+        }
+        let (was_resident, may_have_row) = (entry.is_resident(), entry.flags.in_tier || entry.flags.flushing);
+        if was_resident {
+            self.policy.remove(handle);
+        }
+        if !may_have_row {
+            self.remove(handle, garbage);
+            return;
+        }
+        // R13: the tombstone stays until the tier has confirmed the deletion.
+        self.unlist_expiry(handle);
+        let (old_cost, new_cost, old) = self.edit(handle, |entry| {
+            let old_cost = entry.cost_bytes();
+            let old = entry.replace(None, version, None);
+            entry.flags.leaving = true;
+            (old_cost, entry.cost_bytes(), old)
+        });
+        garbage.push(old);
+        self.budget.give_back(1, old_cost);
+        admission.take_over(new_cost);
+        self.enqueue(handle);
+    }
+
+    /// The flags of a record that was just written: in a pure cache there is nothing to spill.
+    fn fresh(&self) -> Flags {
+        Flags { clean: self.limits.spill == Spill::Nothing, ..Flags::default() }
+    }
+
+    fn enqueue_if_eager(&mut self, handle: Handle) {
+        if self.limits.spill == Spill::Everything {
+            self.enqueue(handle);
+        }
+    }
+
+    fn insert_resident(&mut self, entry: Entry, hash: KeyHash, admission: Admission, garbage: &mut Garbage) -> Handle {
+        self.make_room(entry.cost_bytes(), garbage);
+        let handle = self.insert(entry, hash, admission);
+        self.policy.insert(handle);
+        handle
+    }
+
+    /// Evicts until one more record of `cost_bytes` fits (zero: until what is there fits).
+    fn make_room(&mut self, cost_bytes: usize, garbage: &mut Garbage) {
+        let more = usize::from(cost_bytes > 0);
+        while self.policy.len() + more > self.limits.records_max
+            || self.counts.bytes_resident + cost_bytes > self.limits.bytes_max
+        {
+            let Some(handle) = self.policy.evict() else { return };
+            self.evicted += 1;
+            self.send_off(handle, garbage);
+        }
+    }
+
+    /// Lets an entry go that has just left the policy: at once if it is clean, else by way of the tier (R13).
+    pub(super) fn send_off(&mut self, handle: Handle, garbage: &mut Garbage) {
+        let Some(entry) = self.slab.get(handle) else { return };
+        if entry.flags.clean {
+            self.dropped += u64::from(self.limits.spill == Spill::Nothing);
+            self.remove(handle, garbage);
+        } else {
+            self.edit(handle, |entry| entry.flags.leaving = true);
+            self.enqueue(handle);
+        }
+    }
+
+    pub fn expired(&self, now: Timestamp, limit: usize, keys: &mut Vec<Key>) {
+        let due = self.expiries.iter().take_while(|(at, _)| *at <= now).take(limit);
+        keys.extend(due.filter_map(|&(_, handle)| self.slab.get(handle)?.key().ok()));
+    }
+
+    pub fn keys_in(&self, slot: Slot, after: Option<&Key>, now: Timestamp, keys: &mut Vec<(Key, bool)>) {
+        for entry in self.slots.iter(&self.slab, slot).filter_map(|handle| self.slab.get(handle)) {
+            if after.is_some_and(|after| entry.key_bytes() <= after.as_bytes()) {
+                continue;
+            }
+            let exists = !entry.flags.tombstone && !is_expired(entry.expires_at, now);
+            keys.extend(entry.key().ok().map(|key| (key, exists)));
+        }
+    }
+
+    pub fn entries_in(&self, slots: &SlotSet) -> usize {
+        slots.iter().map(|slot| self.slots.iter(&self.slab, slot).count()).sum()
+    }
+
+    pub fn explain(&self, key: &Key, hash: KeyHash) -> Option<Sighting> {
+        let (handle, entry) = self.find(key, hash)?;
+        let place = match entry.flags {
+            Flags { tombstone: true, .. } => Place::Deleting,
+            Flags { leaving: true, .. } => Place::Spilling,
+            Flags { clean, .. } => Place::Memory { clean },
+        };
+        Some(Sighting {
+            place,
+            version: entry.version,
+            expires_at: entry.expires_at,
+            value_bytes: entry.value_len() as u64,
+            rank: self.policy.rank(handle).map(|rank| rank as u64),
+        })
+    }
+
+    pub fn add_stats(&self, stats: &mut StoreStats) {
+        let counts = self.counts;
+        stats.live += counts.live as u64;
+        stats.leaving += counts.leaving as u64;
+        stats.unspilled += counts.unspilled as u64;
+        stats.tombstones += counts.tombstones as u64;
+        stats.tier_records += self.filter.len() as u64;
+        stats.filter_is_complete &= self.filter.is_complete();
+        stats.evicted += self.evicted;
+        stats.dropped += self.dropped;
+        stats.memory_only += counts.memory_only as u64;
+        stats.tombstones_in_tier += counts.tombstones_in_tier as u64;
+    }
+
+    pub fn find(&self, key: &Key, hash: KeyHash) -> Option<(Handle, &Entry)> {
+        let is_key = |&handle: &Handle| self.slab.get(handle).is_some_and(|entry| entry.key_bytes() == key.as_bytes());
+        let handle = *self.table.find(hash.table(), is_key)?;
+        Some((handle, self.slab.get(handle)?))
+    }
+
+    /// Changes an entry; the only way to, so that the counts follow.
+    ///
+    /// # Panics
+    /// If the handle is stale, which would mean that table and slab have come apart: going on would lose data.
+    pub fn edit<R>(&mut self, handle: Handle, change: impl FnOnce(&mut Entry) -> R) -> R {
+        let entry = self.slab.get_mut(handle).expect("the handle of an entry that was just found");
+        self.counts.subtract(entry);
+        let result = change(entry);
+        self.counts.add(entry);
+        result
+    }
+
+    fn insert(&mut self, entry: Entry, hash: KeyHash, admission: Admission) -> Handle {
+        admission.take_over(entry.cost_bytes());
+        self.counts.add(&entry);
+        let expires_at = entry.expires_at;
+        let handle = self.slab.insert(entry);
+        let (slab, hasher) = (&self.slab, self.hasher);
+        let rehash = |&handle: &Handle| slab.get(handle).map_or(0, |entry| hasher.hash(entry.key_bytes()).table());
+        self.table.insert_unique(hash.table(), handle, rehash);
+        self.slots.link(&mut self.slab, handle);
+        self.list_expiry(handle, expires_at);
+        handle
+    }
+
+    /// Forgets an entry that is not in the policy any more.
+    pub fn remove(&mut self, handle: Handle, garbage: &mut Garbage) {
+        self.unlist_expiry(handle);
+        self.slots.unlink(&mut self.slab, handle);
+        let Some(entry) = self.slab.remove(handle) else { return };
+        self.counts.subtract(&entry);
+        let hash = self.hasher.hash(entry.key_bytes());
+        if let Ok(found) = self.table.find_entry(hash.table(), |&other| other == handle) {
+            found.remove();
+        }
+        self.budget.give_back(1, entry.cost_bytes());
+        garbage.push(entry.into_payload());
+    }
+
+    fn list_expiry(&mut self, handle: Handle, expires_at: Option<Timestamp>) {
+        self.expiries.extend(expires_at.map(|at| (at, handle)));
+    }
+
+    fn unlist_expiry(&mut self, handle: Handle) {
+        if let Some(at) = self.slab.get(handle).and_then(|entry| entry.expires_at) {
+            self.expiries.remove(&(at, handle));
+        }
+    }
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partition").field("limits", &self.limits).field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+fn lookup(entry: &Entry, now: Timestamp) -> Lookup {
+    if entry.flags.tombstone || is_expired(entry.expires_at, now) {
+        return Lookup::Missing;
+    }
+    match entry.value() {
+        Ok(value) => Lookup::Found {
+            found: Found { value, version: entry.version, expires_at: entry.expires_at },
+            is_clean: entry.flags.clean,
+        },
+        // What was packed had been checked; were it not so, the tier still could tell.
+        Err(_) => Lookup::Unknown,
+    }
+}

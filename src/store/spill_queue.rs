@@ -1,0 +1,157 @@
+//! What a partition hands out to be written into the tier, and what it does when the tier has answered.
+
+use super::entry::NIL;
+use super::fills::Ticket;
+use super::hash::KeyHash;
+use super::partition::{Garbage, Partition};
+use super::{Spill, entry::Entry};
+use crate::command::Effect;
+use crate::policy::Handle;
+use crate::record::{Key, Version};
+use crate::slots::SlotSet;
+
+impl Partition {
+    pub fn has_spill(&self) -> bool {
+        !self.spill_queue.is_empty()
+    }
+
+    /// Queues an entry that the tier does not have yet, unless it is queued or being flushed: what is being flushed is
+    /// queued again when its flush has ended (R11).
+    pub(super) fn enqueue(&mut self, handle: Handle) {
+        let Some(entry) = self.slab.get(handle) else { return };
+        let flags = entry.flags;
+        if entry.is_unspilled() && !flags.queued && !flags.flushing {
+            self.edit(handle, |entry| entry.flags.queued = true);
+            self.spill_queue.push_back(handle);
+        }
+    }
+
+    pub fn take_spill(&mut self, effects: &mut Vec<Effect>, rows_max: usize, bytes: &mut usize, bytes_max: usize) {
+        while effects.len() < rows_max && *bytes < bytes_max {
+            let Some(handle) = self.spill_queue.pop_front() else { return };
+            let Some(entry) = self.slab.get(handle) else { continue };
+            if !entry.flags.queued {
+                continue; // a stale handle, perhaps of another entry by now
+            }
+            let wanted = entry.is_unspilled() && self.should_spill(entry);
+            let effect = entry.effect();
+            self.edit(handle, |entry| entry.flags.queued = false);
+            let (true, Ok(effect)) = (wanted, effect) else { continue };
+            // From here on the row may come into being, whatever becomes of the answer.
+            let hash = self.hasher.hash(effect.key().as_bytes());
+            self.filter.insert(hash);
+            self.edit(handle, |entry| {
+                entry.flags.flushing = true;
+                entry.flags.in_tier = true;
+            });
+            *bytes += effect.size_bytes();
+            effects.push(effect);
+        }
+    }
+
+    /// A record that was evicted and then written again stays in memory: no need to spill it, unless everything is.
+    fn should_spill(&self, entry: &Entry) -> bool {
+        entry.flags.leaving || self.limits.spill == Spill::Everything
+    }
+
+    pub fn confirm(&mut self, effect: &Effect, hash: KeyHash, tickets: &mut Vec<Ticket>, garbage: &mut Garbage) {
+        let has_row = matches!(effect, Effect::Set(_));
+        if has_row {
+            self.filter.insert(hash); // again: the filter may have been restarted since
+        } else {
+            self.filter.remove(hash);
+        }
+        self.wake_waiters(effect.key(), effect.version(), tickets);
+        let Some((handle, entry)) = self.find(effect.key(), hash) else {
+            debug_assert!(false, "an entry left memory while it was being flushed");
+            return;
+        };
+        let is_current = entry.version == effect.version(); // R11
+        let was_resident = entry.is_resident();
+        self.edit(handle, |entry| {
+            entry.flags.flushing = false;
+            entry.flags.in_tier = has_row;
+            entry.flags.clean = is_current;
+        });
+        let Some(entry) = self.slab.get(handle) else { return };
+        let is_done = is_current || (entry.flags.tombstone && !has_row);
+        if is_done && !was_resident {
+            self.remove(handle, garbage);
+        } else if !is_done && self.should_spill(entry) {
+            self.enqueue(handle);
+        }
+    }
+
+    /// A flush of this key has ended without the tier having it, or without anybody knowing.
+    pub fn unflushed(&mut self, key: &Key, hash: KeyHash, hand_out_again: bool) {
+        let Some((handle, entry)) = self.find(key, hash) else { return };
+        let again = hand_out_again && entry.is_unspilled() && self.should_spill(entry);
+        self.edit(handle, |entry| {
+            entry.flags.flushing = false;
+            entry.flags.queued = again;
+        });
+        if again {
+            self.spill_queue.push_front(handle);
+        }
+    }
+
+    pub fn hand_out_again(&mut self, key: &Key, hash: KeyHash) -> bool {
+        let Some((handle, entry)) = self.find(key, hash) else { return false };
+        let is_unspilled = entry.is_unspilled();
+        if is_unspilled && self.should_spill(entry) {
+            self.enqueue(handle);
+        }
+        is_unspilled
+    }
+
+    pub fn await_clean(&mut self, key: &Key, hash: KeyHash, version: Version, ticket: Ticket) -> bool {
+        // Absent is clean (R13); a newer version will be flushed later, and then the tier has a newer one.
+        let is_pending = self.find(key, hash).is_some_and(|(_, entry)| entry.version >= version && !entry.flags.clean);
+        if is_pending {
+            self.clean_waiters.entry(key.clone()).or_default().push((version, ticket));
+        }
+        is_pending
+    }
+
+    fn wake_waiters(&mut self, key: &Key, flushed: Version, tickets: &mut Vec<Ticket>) {
+        let Some(waiters) = self.clean_waiters.get_mut(key) else { return };
+        tickets.extend(waiters.extract_if(.., |(version, _)| *version <= flushed).map(|(_, ticket)| ticket));
+        if waiters.is_empty() {
+            self.clean_waiters.remove(key);
+        }
+    }
+
+    pub fn vacate(&mut self, slots: &SlotSet, garbage: &mut Garbage) {
+        let handles: Vec<Handle> = slots.iter().flat_map(|slot| self.slots.iter(&self.slab, slot)).collect();
+        for handle in handles {
+            debug_assert_ne!(handle, NIL);
+            if self.slab.get(handle).is_some_and(Entry::is_resident) {
+                self.policy.remove(handle);
+                self.send_off(handle, garbage);
+            }
+        }
+    }
+
+    pub fn restart_filter(&mut self) {
+        self.filter.restart();
+    }
+
+    pub fn extend_filter(&mut self, hash: KeyHash) {
+        self.filter.insert(hash);
+    }
+
+    /// Takes what the scan found as the truth, but for keys whose flush is under way: those may have a row by now.
+    pub fn finish_filter(&mut self) {
+        let entries: Vec<_> =
+            self.slab.iter().map(|(handle, entry)| (handle, self.hasher.hash(entry.key_bytes()))).collect();
+        for (handle, hash) in entries {
+            let is_flushing = self.slab.get(handle).is_some_and(|entry| entry.flags.flushing);
+            if is_flushing {
+                self.filter.insert(hash);
+            }
+            let in_tier = self.filter.contains(hash);
+            self.edit(handle, |entry| entry.flags.in_tier = in_tier);
+        }
+        self.filter.finish();
+    }
+}
