@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 // Layer 0: the outside world as passed-in things.
+pub mod backoff;
 pub mod clock;
 pub mod task;
 // Layer 1: what is stored.

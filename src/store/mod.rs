@@ -73,22 +73,25 @@ pub enum Spill {
 /// What memory knows of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    Found {
-        found: Found,
-        /// The tier has this version.
-        is_clean: bool,
-    },
-    /// The key does not exist: it was deleted, has expired, or was never there.
-    Missing,
+    Known(Known),
     /// Only the tier can tell.
     Unknown,
+}
+
+/// What a key is, for certain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// `None`: the key does not exist; it was deleted, has expired, or was never there.
+    pub found: Option<Found>,
+    /// The version behind this, if the tier does not have it yet.
+    pub unspilled: Option<Version>,
 }
 
 /// What became of a request to load a key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fill {
     /// No need to: memory knows.
-    Known(Lookup),
+    Known(Known),
     /// The caller loads the key and then calls [`Store::complete_fill`].
     Started(FillId),
     /// Somebody else is loading the key already.

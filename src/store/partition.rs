@@ -14,7 +14,7 @@ use super::fills::{FillId, Fills, Ticket};
 use super::filter::SpilledKeys;
 use super::hash::{Hasher, KeyHash};
 use super::slot_lists::SlotLists;
-use super::{Fill, Lookup, Sighting, Spill, StoreStats};
+use super::{Fill, Known, Lookup, Sighting, Spill, StoreStats};
 use crate::command::{Effect, Found, Place};
 use crate::policy::{Handle, Policy, PolicyKind};
 use crate::record::{Key, Record, Timestamp, Version, is_expired};
@@ -141,13 +141,13 @@ impl Partition {
     }
 
     fn lookup_absent(&self, hash: KeyHash) -> Lookup {
-        if self.filter.may_contain(hash) { Lookup::Unknown } else { Lookup::Missing }
+        if self.filter.may_contain(hash) { Lookup::Unknown } else { Lookup::Known(Known::default()) }
     }
 
     pub fn begin_fill(&mut self, key: &Key, hash: KeyHash, ticket: Ticket, now: Timestamp) -> Fill {
         match self.peek(key, hash, now) {
             Lookup::Unknown => self.fills.join_or_start(key, ticket).map_or(Fill::Joined, Fill::Started),
-            known @ (Lookup::Found { .. } | Lookup::Missing) => Fill::Known(known),
+            Lookup::Known(known) => Fill::Known(known),
         }
     }
 
@@ -416,15 +416,13 @@ impl fmt::Debug for Partition {
 }
 
 fn lookup(entry: &Entry, now: Timestamp) -> Lookup {
+    let unspilled = entry.is_unspilled().then_some(entry.version);
     if entry.flags.tombstone || is_expired(entry.expires_at, now) {
-        return Lookup::Missing;
+        return Lookup::Known(Known { found: None, unspilled });
     }
-    match entry.value() {
-        Ok(value) => Lookup::Found {
-            found: Found { value, version: entry.version, expires_at: entry.expires_at },
-            is_clean: entry.flags.clean,
-        },
-        // What was packed had been checked; were it not so, the tier still could tell.
-        Err(_) => Lookup::Unknown,
-    }
+    // What was packed had been checked; were it not so, the tier still could tell.
+    entry.value().map_or(Lookup::Unknown, |value| {
+        let found = Found { value, version: entry.version, expires_at: entry.expires_at };
+        Lookup::Known(Known { found: Some(found), unspilled })
+    })
 }

@@ -1,0 +1,356 @@
+//! What the tasks of a shard share: its store, log, latches and queues, and the ways through them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{info, warn};
+
+use super::counters::Counters;
+use super::evaluate::{Answer, Outcome, evaluate, is_blind};
+use super::latches::Latches;
+use super::loader::Loader;
+use super::tickets::Tickets;
+use super::{ShardOptions, WriteMode};
+use crate::clock::Clock;
+use crate::cluster::ShardName;
+use crate::command::{Command, Effect, Found, Reply};
+use crate::record::{Epoch, Key, Version};
+use crate::replication::{Mutation, ReplicatedLog, Solo};
+use crate::service::Error;
+use crate::slots::{Slot, SlotSet};
+use crate::store::{Admission, Known, Lookup, Store};
+use crate::task::Tasks;
+use crate::tier::{SharedTier, TierError};
+
+/// How long a waiting write looks away before it asks for room again, should it miss the call.
+const ROOM_POLL: Duration = Duration::from_millis(50);
+
+/// See the module.
+pub(super) struct Core {
+    pub options: ShardOptions,
+    pub store: Store,
+    pub log: Solo,
+    pub clock: Arc<dyn Clock>,
+    pub tier: Option<SharedTier>,
+    pub tasks: Tasks,
+    pub latches: Arc<Latches>,
+    pub loader: Loader,
+    /// Something was queued to be spilled.
+    pub spill: Notify,
+    /// Memory was freed, or the tier took something.
+    pub progress: Notify,
+    /// Those who wait until the tier has a version.
+    pub clean_waits: Tickets<()>,
+    pub counters: Counters,
+    serving: RwLock<Arc<Serving>>,
+    tier_is_up: AtomicBool,
+}
+
+/// What the shard serves now. Replaced as a whole.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub name: Option<ShardName>,
+    pub epoch: Epoch,
+    pub slots: SlotSet,
+    /// Why the other slots are not served.
+    pub reason: String,
+    /// The batches that were let in under this.
+    in_flight: TaskTracker,
+}
+
+impl Serving {
+    pub fn new(name: Option<ShardName>, epoch: Epoch, slots: SlotSet, reason: impl Into<String>) -> Self {
+        Self { name, epoch, slots, reason: reason.into(), in_flight: TaskTracker::new() }
+    }
+
+    pub fn check_epoch(&self, epoch: Option<Epoch>) -> Result<(), Error> {
+        match epoch {
+            Some(epoch) if self.slots.is_empty() => {
+                Err(Error::Unavailable(format!("{} (asked under epoch {epoch})", self.reason)))
+            }
+            Some(epoch) if epoch != self.epoch => {
+                Err(Error::WrongShard { epoch: self.epoch, reason: format!("asked under epoch {epoch}") })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn check_slot(&self, key: &Key) -> Result<(), Error> {
+        let slot = Slot::of(key);
+        if self.slots.contains(slot) {
+            return Ok(());
+        }
+        if self.slots.is_empty() {
+            return Err(Error::Unavailable(self.reason.clone()));
+        }
+        Err(Error::WrongShard { epoch: self.epoch, reason: format!("slot {slot} is not served here: {}", self.reason) })
+    }
+}
+
+impl Core {
+    pub fn new(options: ShardOptions, tier: Option<SharedTier>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            store: Store::new(&options.store(tier.is_some())),
+            options,
+            log: Solo::default(),
+            clock,
+            tier,
+            tasks: Tasks::default(),
+            latches: Latches::new(),
+            loader: Loader::new(),
+            spill: Notify::new(),
+            progress: Notify::new(),
+            clean_waits: Tickets::new(),
+            counters: Counters::default(),
+            serving: RwLock::new(Arc::new(Serving::new(
+                None,
+                Epoch::default(),
+                SlotSet::empty(),
+                "no primary has told this secondary which slots to serve yet",
+            ))),
+            tier_is_up: AtomicBool::new(false),
+        }
+    }
+
+    /// What is served now, and a token that keeps [`Core::serve`] from returning until it is dropped.
+    pub fn enter(&self) -> (Arc<Serving>, TaskTrackerToken) {
+        let serving = self.serving.read();
+        (Arc::clone(&serving), serving.in_flight.token()) // under the lock, so that `serve` can't miss it
+    }
+
+    pub fn serving(&self) -> Arc<Serving> {
+        Arc::clone(&self.serving.read())
+    }
+
+    /// Serves something else from now on. Returns when nothing runs any more that was let in before.
+    pub async fn serve(&self, serving: Serving) {
+        let before = std::mem::replace(&mut *self.serving.write(), Arc::new(serving));
+        before.in_flight.close();
+        before.in_flight.wait().await;
+    }
+
+    pub fn is_write_through(&self) -> bool {
+        self.tier.is_some() && self.options.write_mode == WriteMode::Through
+    }
+
+    /// Executes a command if it needs no waiting at all; gives it back otherwise.
+    pub fn try_execute(&self, serving: &Serving, command: Command) -> Result<Result<Reply, Error>, Command> {
+        let Some(key) = command.key() else { return Err(command) };
+        if matches!(command, Command::Explain { .. }) {
+            return Err(command);
+        }
+        if let Err(error) = serving.check_slot(key) {
+            return Ok(Err(error));
+        }
+        if command.is_write() { self.try_write(command) } else { self.try_read(command) }
+    }
+
+    fn try_read(&self, command: Command) -> Result<Result<Reply, Error>, Command> {
+        let now = self.clock.now();
+        let lookup = command.key().map(|key| self.store.get(key, now));
+        let Some(Lookup::Known(known)) = lookup else { return Err(command) };
+        if known.unspilled.is_some() && self.is_write_through() {
+            return Err(command); // not acknowledged yet, so not to be seen yet
+        }
+        Ok(self.reply_read(command, known.found))
+    }
+
+    fn try_write(&self, command: Command) -> Result<Result<Reply, Error>, Command> {
+        if self.is_write_through() || !self.log.commits_at_once() {
+            return Err(command);
+        }
+        let Some(latch) = command.key().and_then(|key| self.latches.try_acquire(key)) else { return Err(command) };
+        let now = self.clock.now();
+        let current = if is_blind(&command) {
+            None
+        } else {
+            match command.key().map(|key| self.store.peek(key, now)) {
+                Some(Lookup::Known(known)) => known.found,
+                Some(Lookup::Unknown) | None => return Err(command),
+            }
+        };
+        // Room first: once proposed, an effect must be applied.
+        let Some(admission) = self.store.admit(payload_bytes(&command, current.as_ref())) else { return Err(command) };
+        let Some(Outcome { reply, mutation }) = evaluate(command, current, now) else {
+            return Ok(Err(Error::Invalid("this command is not about a key".to_owned())));
+        };
+        let version = mutation.map(|mutation| self.apply(mutation, admission));
+        drop(latch);
+        Ok(Ok(answer(reply, version)))
+    }
+
+    /// Executes a command on a key, waiting for latch, load, room and tier as it needs, until `deadline`.
+    pub async fn execute(&self, serving: &Serving, command: Command, deadline: Instant) -> Result<Reply, Error> {
+        if let Some(key) = command.key() {
+            serving.check_slot(key)?;
+        }
+        if command.is_write() { self.write(command, deadline).await } else { self.read(command, deadline).await }
+    }
+
+    async fn read(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+        let Some(key) = command.key() else {
+            return Err(Error::Invalid("this command has no key".to_owned()));
+        };
+        let known = self.know(key, deadline).await?;
+        if let Some(version) = known.unspilled.filter(|_| self.is_write_through()) {
+            self.wait_clean(key, version, deadline).await.map_err(|()| {
+                Error::Unavailable("the tier has not confirmed the newest version of this key yet".to_owned())
+            })?;
+        }
+        self.reply_read(command, known.found)
+    }
+
+    fn reply_read(&self, command: Command, found: Option<Found>) -> Result<Reply, Error> {
+        match &found {
+            Some(_) => self.counters.hits.add(1),
+            None => self.counters.misses.add(1),
+        }
+        match evaluate(command, found, self.clock.now()) {
+            Some(Outcome { reply: Answer::Reply(reply), mutation: None }) => Ok(reply),
+            Some(_) | None => Err(Error::Invalid("this command is not a read of a key".to_owned())),
+        }
+    }
+
+    async fn write(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+        let Some(key) = command.key().cloned() else {
+            return Err(Error::Invalid("this command has no key".to_owned()));
+        };
+        let latch = timeout_at(deadline, self.latches.acquire(&key))
+            .await
+            .map_err(|_| Error::Busy("other writes of this key did not end in time".to_owned()))?;
+        let current = if is_blind(&command) { None } else { self.know(&key, deadline).await?.found };
+        let admission = self.room(payload_bytes(&command, current.as_ref()), deadline).await?;
+        let Some(Outcome { reply, mutation }) = evaluate(command, current, self.clock.now()) else {
+            return Err(Error::Invalid("this command is not a write of a key".to_owned()));
+        };
+        let Some(mutation) = mutation else { return Ok(answer(reply, None)) };
+        let version = self.commit(mutation, admission).await;
+        drop(latch);
+        if self.is_write_through() {
+            self.wait_clean(&key, version, deadline).await.map_err(|()| {
+                Error::Unknown("the tier did not confirm the write in time; it may still do".to_owned())
+            })?;
+        }
+        Ok(answer(reply, Some(version)))
+    }
+
+    /// Orders, commits and applies an outcome (R2). The caller holds the latch of its key.
+    pub async fn commit(&self, mutation: Mutation, admission: Admission) -> Version {
+        if self.log.commits_at_once() {
+            return self.apply(mutation, admission);
+        }
+        let effect = self.log.propose(mutation);
+        self.log.commit(effect.version().lsn).await;
+        self.apply_effect(&effect, admission);
+        effect.version()
+    }
+
+    fn apply(&self, mutation: Mutation, admission: Admission) -> Version {
+        let effect = self.log.propose(mutation);
+        self.apply_effect(&effect, admission);
+        effect.version()
+    }
+
+    pub fn apply_effect(&self, effect: &Effect, admission: Admission) {
+        match effect {
+            Effect::Set(_) => self.counters.puts.add(1),
+            Effect::Delete { .. } => self.counters.deletes.add(1),
+        }
+        if self.store.apply(effect, admission) {
+            self.spill.notify_one();
+        }
+    }
+
+    /// What a key is: from memory, or else from the tier.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if only the tier could tell and it did not answer (R15).
+    pub async fn know(&self, key: &Key, deadline: Instant) -> Result<Known, Error> {
+        match self.store.get(key, self.clock.now()) {
+            Lookup::Known(known) => Ok(known),
+            Lookup::Unknown => self.loader.load(self, key, deadline).await,
+        }
+    }
+
+    /// Waits for room in memory (R15).
+    pub async fn room(&self, payload_bytes: usize, deadline: Instant) -> Result<Admission, Error> {
+        loop {
+            let progress = self.progress.notified();
+            if let Some(admission) = self.store.admit(payload_bytes) {
+                return Ok(admission);
+            }
+            let look_again = (Instant::now() + ROOM_POLL).min(deadline);
+            if timeout_at(look_again, progress).await.is_err() && look_again == deadline {
+                self.counters.busy.add(1);
+                let reason = "memory is full of records that the tier has not taken yet";
+                return Err(Error::Busy(reason.to_owned()));
+            }
+        }
+    }
+
+    /// Waits until the tier has a version of a key, or a newer one.
+    async fn wait_clean(&self, key: &Key, version: Version, deadline: Instant) -> Result<(), ()> {
+        let (ticket, confirmed) = self.clean_waits.issue();
+        if !self.store.await_clean(key, version, ticket) {
+            self.clean_waits.withdraw(ticket);
+            return Ok(());
+        }
+        match timeout_at(deadline, confirmed).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(()),
+        }
+    }
+
+    /// Logs when the tier goes away or comes back, once.
+    pub fn note_tier<T>(&self, result: &Result<T, TierError>) {
+        let is_up = match result {
+            Ok(_) => true,
+            Err(TierError::Unavailable(_) | TierError::OutcomeUnknown(_)) => false,
+            Err(TierError::Fenced | TierError::Conflict(_) | TierError::Rejected(_)) => return,
+        };
+        // Relaxed: two tasks may both notice a change, only one of them swaps it.
+        if self.tier_is_up.swap(is_up, Ordering::Relaxed) == is_up {
+            return;
+        }
+        match result {
+            Ok(_) => info!("the tier answers"),
+            Err(error) => warn!(%error, "the tier is away: hits and writes go on while memory has room, misses do not"),
+        }
+    }
+
+    pub fn tier_is_up(&self) -> bool {
+        // Relaxed: a figure for people.
+        self.tier_is_up.load(Ordering::Relaxed)
+    }
+}
+
+fn answer(answer: Answer, version: Option<Version>) -> Reply {
+    match answer {
+        Answer::Reply(reply) => reply,
+        Answer::Stored => Reply::Stored(version.unwrap_or_default()),
+    }
+}
+
+/// At least what the outcome of a command takes: its key, and the value that it stores or keeps.
+fn payload_bytes(command: &Command, current: Option<&Found>) -> usize {
+    let key = command.key().map_or(0, |key| key.as_bytes().len());
+    let stored = match command {
+        Command::Put { value, .. } => value.as_bytes().len(),
+        Command::Expire { .. } | Command::Persist { .. } => current.map_or(0, |found| found.value.as_bytes().len()),
+        Command::Delete { .. }
+        | Command::Get { .. }
+        | Command::Exists { .. }
+        | Command::Ttl { .. }
+        | Command::Scan { .. }
+        | Command::Count
+        | Command::Stats
+        | Command::Explain { .. } => 0,
+    };
+    key + stored
+}

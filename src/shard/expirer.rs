@@ -1,0 +1,111 @@
+//! Turns "the deadline has passed" into deletions (R27): in memory soon after, in the tier on a slow walk over the slots.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::core::Core;
+use crate::command::Place;
+use crate::record::{Key, is_expired};
+use crate::replication::Mutation;
+use crate::slots::{SLOTS, Slot};
+use crate::tier::SharedTier;
+
+const TICK: Duration = Duration::from_millis(100);
+/// Most expired records deleted a tick and partition.
+const KEYS_MAX: usize = 1000;
+const PAGE_ROWS: usize = 1000;
+const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs until `stop`.
+pub(super) async fn run(core: &Core, stop: &CancellationToken) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut walk = Walk { next: 0, due: 0.0 };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let (_serving, _in_flight) = core.enter();
+        for key in core.store.expired(core.clock.now(), KEYS_MAX) {
+            delete_resident(core, &key).await;
+        }
+        if let Some(tier) = &core.tier {
+            walk.go_on(core, tier).await;
+        }
+    }
+}
+
+async fn delete_resident(core: &Core, key: &Key) {
+    let Some(_latch) = core.latches.try_acquire(key) else { return }; // next tick
+    let now = core.clock.now();
+    let Some(seen) = core.store.explain(key) else { return };
+    let is_due = seen.place != Place::Deleting && is_expired(seen.expires_at, now);
+    let admission = is_due.then(|| core.store.admit(key.as_bytes().len())).flatten();
+    if let Some(admission) = admission {
+        core.commit(Mutation::Delete { key: key.clone() }, admission).await;
+        core.counters.expired.add(1);
+    }
+}
+
+/// A walk over all slots in the tier, spread over the sweep interval.
+struct Walk {
+    next: u16,
+    /// Slots to visit, with what is left of the last tick's share.
+    due: f64,
+}
+
+impl Walk {
+    async fn go_on(&mut self, core: &Core, tier: &SharedTier) {
+        let interval = core.options.sweep_interval.max(TICK);
+        self.due += f64::from(SLOTS) * TICK.as_secs_f64() / interval.as_secs_f64();
+        while self.due >= 1.0 {
+            self.due -= 1.0;
+            let slot = Slot::try_from(self.next).unwrap_or(Slot::FIRST);
+            self.next = (self.next + 1) % SLOTS;
+            if core.serving().slots.contains(slot) && core.tier_is_up() {
+                sweep(core, tier, slot).await;
+            }
+        }
+    }
+}
+
+async fn sweep(core: &Core, tier: &SharedTier, slot: Slot) {
+    let mut after: Option<Key> = None;
+    loop {
+        let rows = match tier.scan(slot, after.as_ref(), slot, PAGE_ROWS).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                debug!(%slot, %error, "the sweep for expired rows skips a slot");
+                return;
+            }
+        };
+        let now = core.clock.now();
+        for row in rows.iter().filter(|row| is_expired(row.expires_at, now)) {
+            delete_row(core, &row.key).await;
+        }
+        let is_last = rows.len() < PAGE_ROWS;
+        after = rows.into_iter().last().map(|row| row.key);
+        if is_last || after.is_none() {
+            return;
+        }
+    }
+}
+
+/// Deletes an expired row, if under the key's latch it still is the newest that the key has.
+async fn delete_row(core: &Core, key: &Key) {
+    let _latch = core.latches.acquire(key).await;
+    if core.store.explain(key).is_some() {
+        return; // memory knows better, and `delete_resident` looks after it
+    }
+    let Ok(known) = core.loader.load(core, key, Instant::now() + LOAD_TIMEOUT).await else { return };
+    if known.found.is_none()
+        && let Some(admission) = core.store.admit(key.as_bytes().len())
+    {
+        core.commit(Mutation::Delete { key: key.clone() }, admission).await;
+        core.counters.expired.add(1);
+    }
+}

@@ -1,0 +1,94 @@
+//! The shard's own fence: the token under which it may write into the tier (R20), and what happens when it is gone.
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::backoff::{Backoff, Stopped};
+use crate::cluster::{Fence, FenceToken, ShardName};
+use crate::tier::{SharedTier, TierError};
+
+/// Another owner holds this shard's fence, or the shard has none yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fenced;
+
+/// The fence row as this process last wrote it.
+#[derive(Debug, Default)]
+pub(super) struct FenceKeeper {
+    fence: Mutex<Option<Fence>>,
+    is_lost: Notify,
+}
+
+impl FenceKeeper {
+    pub fn current(&self) -> Result<(ShardName, FenceToken), Fenced> {
+        let fence = self.fence.lock();
+        fence.as_ref().map(|fence| (fence.shard.clone(), fence.token)).ok_or(Fenced)
+    }
+
+    pub fn row(&self) -> Option<Fence> {
+        self.fence.lock().clone()
+    }
+
+    pub fn set(&self, fence: Fence) {
+        *self.fence.lock() = Some(fence);
+    }
+
+    /// Tells whoever waits in [`FenceKeeper::until_lost`], and stays without a fence.
+    pub async fn lost(&self) {
+        *self.fence.lock() = None;
+        self.is_lost.notify_one();
+    }
+
+    /// # Cancel safety
+    /// A loss that was told while nobody waited is not forgotten.
+    pub async fn until_lost(&self) {
+        self.is_lost.notified().await;
+    }
+
+    /// Takes the next token, so that whatever still runs under `seen` can't commit any more (R26).
+    ///
+    /// # Errors
+    /// [`Fenced`] if another owner was faster, or on `stop`.
+    pub async fn raise(&self, tier: &SharedTier, seen: FenceToken, stop: &CancellationToken) -> Result<(), Fenced> {
+        let mut backoff = Backoff::new();
+        loop {
+            let Some(mut next) = self.row() else { return Err(Fenced) };
+            if next.token != seen {
+                return Ok(()); // raised already
+            }
+            next.token = seen.next();
+            match tier.swap_fence(Some(seen), &next).await {
+                Ok(true) => {
+                    warn!(token = next.token.0, "the outcome of a flush is unknown: the fence token was raised");
+                    self.set(next);
+                    return Ok(());
+                }
+                Ok(false) | Err(TierError::OutcomeUnknown(_)) => return self.recheck(tier, seen, stop).await,
+                Err(_) => backoff.wait(stop).await.map_err(|Stopped| Fenced)?,
+            }
+        }
+    }
+
+    /// Reads the fence row again: a token that this very process wrote, by an update whose answer was lost, is its own.
+    ///
+    /// # Errors
+    /// [`Fenced`] if another owner holds the fence, or on `stop`.
+    pub async fn recheck(&self, tier: &SharedTier, seen: FenceToken, stop: &CancellationToken) -> Result<(), Fenced> {
+        let mut backoff = Backoff::new();
+        loop {
+            let Some(mut mine) = self.row() else { return Err(Fenced) };
+            if mine.token != seen {
+                return Ok(());
+            }
+            if let Ok(fences) = tier.fences().await {
+                let row = fences.into_iter().find(|row| row.shard == mine.shard);
+                let Some(row) = row.filter(|row| row.incarnation == mine.incarnation) else { return Err(Fenced) };
+                mine.token = row.token;
+                self.set(mine);
+                return Ok(());
+            }
+            backoff.wait(stop).await.map_err(|Stopped| Fenced)?;
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One latch a key: whoever holds it is the only one to evaluate and apply a write of that key. First come, first served.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::record::Key;
+
+const STRIPES: usize = 64;
+
+type Waiters = VecDeque<oneshot::Sender<()>>;
+type Stripe = std::collections::HashMap<Key, Waiters, RandomState>;
+
+/// The latches that are held, and who waits for them. Bounded by the commands in flight.
+#[derive(Debug)]
+pub(super) struct Latches {
+    stripes: Vec<Mutex<Stripe>>,
+    hasher: RandomState,
+}
+
+/// A held latch; dropping it hands it on.
+#[derive(Debug)]
+pub(super) struct Latch {
+    latches: Arc<Latches>,
+    key: Key,
+}
+
+impl Latches {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { stripes: (0..STRIPES).map(|_| Mutex::default()).collect(), hasher: RandomState::default() })
+    }
+
+    /// The latch, if nobody holds it.
+    pub fn try_acquire(self: &Arc<Self>, key: &Key) -> Option<Latch> {
+        let mut stripe = self.stripe(key).lock();
+        if stripe.contains_key(key) {
+            return None;
+        }
+        stripe.insert(key.clone(), Waiters::new());
+        Some(self.latch(key))
+    }
+
+    /// # Cancel safety
+    /// A dropped future has no latch and leaves its place in the queue.
+    pub async fn acquire(self: &Arc<Self>, key: &Key) -> Latch {
+        loop {
+            let turn = {
+                let mut stripe = self.stripe(key).lock();
+                match stripe.get_mut(key) {
+                    Some(waiters) => {
+                        let (tx, rx) = oneshot::channel();
+                        waiters.push_back(tx);
+                        rx
+                    }
+                    None => {
+                        stripe.insert(key.clone(), Waiters::new());
+                        return self.latch(key);
+                    }
+                }
+            };
+            // The latch is handed over inside `Turn`, so that one that is never received is handed on.
+            let mut turn = Turn { latches: Arc::clone(self), key: key.clone(), turn: Some(turn) };
+            if turn.wait().await {
+                return self.latch(key);
+            }
+        }
+    }
+
+    fn release(&self, key: &Key) {
+        let mut stripe = self.stripe(key).lock();
+        let Some(waiters) = stripe.get_mut(key) else { return };
+        while let Some(next) = waiters.pop_front() {
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+        stripe.remove(key);
+    }
+
+    fn latch(self: &Arc<Self>, key: &Key) -> Latch {
+        Latch { latches: Arc::clone(self), key: key.clone() }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "reduced by the number of stripes")]
+    fn stripe(&self, key: &Key) -> &Mutex<Stripe> {
+        &self.stripes[self.hasher.hash_one(key) as usize % STRIPES]
+    }
+}
+
+impl Drop for Latch {
+    fn drop(&mut self) {
+        self.latches.release(&self.key);
+    }
+}
+
+/// A place in the queue of a latch. If it is dropped after the latch was handed to it, it hands the latch on.
+struct Turn {
+    latches: Arc<Latches>,
+    key: Key,
+    turn: Option<oneshot::Receiver<()>>,
+}
+
+impl Turn {
+    async fn wait(&mut self) -> bool {
+        let Some(turn) = self.turn.as_mut() else { return false };
+        let is_ours = turn.await.is_ok();
+        self.turn = None;
+        is_ours
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(mut turn) = self.turn.take() else { return };
+        turn.close();
+        if turn.try_recv().is_ok() {
+            self.latches.release(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        Key::new("k").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_latch_is_handed_on_in_order_and_past_those_who_gave_up() {
+        let latches = Latches::new();
+        let first = latches.try_acquire(&key()).unwrap();
+        assert!(latches.try_acquire(&key()).is_none());
+        let mut gave_up = Box::pin(latches.acquire_key());
+        let mut second = Box::pin(latches.acquire_key());
+        assert!(futures::poll!(&mut gave_up).is_pending());
+        assert!(futures::poll!(&mut second).is_pending());
+        drop(gave_up);
+        drop(first);
+        drop(second.await);
+        assert!(latches.try_acquire(&key()).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_latch_that_was_handed_to_a_dropped_future_is_not_lost() {
+        let latches = Latches::new();
+        let first = latches.try_acquire(&key()).unwrap();
+        let mut waiter = Box::pin(latches.acquire_key());
+        assert!(futures::poll!(&mut waiter).is_pending());
+        drop(first);
+        drop(waiter);
+        assert!(latches.try_acquire(&key()).is_some());
+    }
+
+    impl Latches {
+        fn acquire_key(self: &Arc<Self>) -> impl Future<Output = Latch> {
+            let latches = Arc::clone(self);
+            async move { latches.acquire(&key()).await }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Reads records back from the tier: one load a key at a time, many keys a statement (R12, R16).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::core::Core;
+use super::tickets::Tickets;
+use crate::command::Found;
+use crate::record::{Key, Record, VALUE_BYTES_MAX};
+use crate::service::Error;
+use crate::store::{Fill, FillId, Known};
+use crate::tier::SharedTier;
+
+/// Most keys in one load: beyond it, MySQL gains nothing (FACTS: 500 keys a statement).
+const KEYS_MAX: usize = 500;
+/// Loads are sized so that their values take about this much memory, by the largest value of late (R9).
+const LOAD_BYTES_MAX: usize = 2 * VALUE_BYTES_MAX;
+/// Before anything is known of the values.
+const KEYS_FIRST: usize = 16;
+/// Loads in flight at a time.
+pub(super) const WORKERS: usize = 3;
+
+type Answer = Result<Option<Arc<Record>>, String>;
+
+/// The queue of keys to load, and those who wait for them. Bounded by the commands in flight.
+#[derive(Debug)]
+pub(super) struct Loader {
+    queue: Mutex<Vec<(Key, FillId)>>,
+    wake: Notify,
+    waiting: Tickets<Answer>,
+    keys_max: AtomicUsize,
+}
+
+impl Loader {
+    pub fn new() -> Self {
+        Self {
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            waiting: Tickets::new(),
+            keys_max: AtomicUsize::new(KEYS_FIRST),
+        }
+    }
+
+    /// What a key is, from memory or tier.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the tier does not answer by `deadline` (R15): never "not found".
+    ///
+    /// # Cancel safety
+    /// A dropped future gives up the answer; the load goes on.
+    pub async fn load(&self, core: &Core, key: &Key, deadline: Instant) -> Result<Known, Error> {
+        let (ticket, answer) = self.waiting.issue();
+        match core.store.begin_fill(key, ticket, core.clock.now()) {
+            Fill::Known(known) => {
+                self.waiting.withdraw(ticket);
+                return Ok(known);
+            }
+            Fill::Joined => core.counters.loads_joined.add(1),
+            Fill::Started(id) => {
+                self.queue.lock().push((key.clone(), id));
+                self.wake.notify_one();
+            }
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(Ok(row))) => Ok(Known { found: row.and_then(|row| live(&row, core)), unspilled: None }),
+            Ok(Ok(Err(reason))) => Err(Error::Unavailable(reason)),
+            Ok(Err(_)) => Err(Error::Unavailable("the shard is stopping".to_owned())),
+            Err(_) => Err(Error::Unavailable("the tier did not answer in time".to_owned())),
+        }
+    }
+
+    /// Runs until `stop`: takes what waits, as one load, while others are in flight.
+    pub async fn run(&self, core: &Core, tier: &SharedTier, stop: &CancellationToken) {
+        loop {
+            let batch = self.take();
+            if batch.is_empty() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.wake.notified() => continue,
+                }
+            }
+            if !self.queue.lock().is_empty() {
+                self.wake.notify_one(); // another worker may take the rest
+            }
+            self.load_batch(core, tier, batch).await;
+        }
+    }
+
+    fn take(&self) -> Vec<(Key, FillId)> {
+        // Relaxed: a hint.
+        let keys_max = self.keys_max.load(Ordering::Relaxed);
+        let mut queue = self.queue.lock();
+        let rest = queue.len().min(keys_max);
+        queue.drain(..rest).collect()
+    }
+
+    async fn load_batch(&self, core: &Core, tier: &SharedTier, batch: Vec<(Key, FillId)>) {
+        let keys: Vec<Key> = batch.iter().map(|(key, _)| key.clone()).collect();
+        let loaded = tier.load(&keys).await;
+        core.counters.load_batches.add(1);
+        core.note_tier(&loaded);
+        match loaded {
+            Ok(rows) => {
+                core.counters.loaded_rows.add(rows.len() as u64);
+                self.resize(keys.len(), &rows);
+                self.complete(core, batch, rows);
+            }
+            Err(error) => {
+                core.counters.load_errors.add(1);
+                let reason = error.to_string();
+                for (key, id) in batch {
+                    for ticket in core.store.fail_fill(&key, id) {
+                        self.waiting.answer(ticket, Err(reason.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn complete(&self, core: &Core, batch: Vec<(Key, FillId)>, rows: Vec<Record>) {
+        let mut rows: std::collections::HashMap<Key, Arc<Record>, foldhash::fast::RandomState> =
+            rows.into_iter().map(|row| (row.key.clone(), Arc::new(row))).collect();
+        let now = core.clock.now();
+        for (key, id) in batch {
+            let row = rows.remove(&key);
+            for ticket in core.store.complete_fill(&key, id, row.as_deref(), now) {
+                self.waiting.answer(ticket, Ok(row.clone()));
+            }
+        }
+    }
+
+    /// Grows step by step while values are small, shrinks at once when they are large.
+    fn resize(&self, asked: usize, rows: &[Record]) {
+        let largest_bytes = rows.iter().map(|row| row.value.as_bytes().len()).max().unwrap_or(0).max(1);
+        let fits = (LOAD_BYTES_MAX / largest_bytes).clamp(1, KEYS_MAX);
+        // Relaxed: a hint.
+        let grown = self.keys_max.load(Ordering::Relaxed).max(asked * 2);
+        self.keys_max.store(grown.min(fits), Ordering::Relaxed);
+    }
+}
+
+fn live(row: &Record, core: &Core) -> Option<Found> {
+    let is_live = !row.is_expired(core.clock.now());
+    is_live.then(|| Found { value: row.value.clone(), version: row.version, expires_at: row.expires_at })
+}
