@@ -11,7 +11,7 @@ use crate::record::Epoch;
 use crate::slots::SlotSet;
 
 /// A primary that was not heard of for this long does not lead any more.
-const LEAD_TIMEOUT: Duration = Duration::from_secs(3);
+const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The list of secondaries of the primary that leads this one, and when it was last heard of.
 #[derive(Debug)]

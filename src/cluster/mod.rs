@@ -1,5 +1,7 @@
 //! Who owns which slots: names, fences and the primary's plan for a list of secondaries, as pure functions.
 
+mod plan;
+
 use std::fmt;
 use std::future::Future;
 
@@ -7,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::{Epoch, Lsn};
 use crate::slots::SlotSet;
+
+pub use plan::{Plan, Retirement, Route, Seen, View, plan};
 
 /// A shard's name: the address that the primary knows it by, as in `localhost:8081`. 1 to [`ShardName::BYTES_MAX`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
