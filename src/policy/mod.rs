@@ -7,6 +7,8 @@ mod coldest;
 mod fifo;
 mod lfu;
 mod lru;
+#[cfg(test)]
+mod model;
 
 use std::fmt;
 use std::str::FromStr;
@@ -99,5 +101,56 @@ impl FromStr for PolicyKind {
             "3" | "fifo" => Ok(Self::Fifo),
             _ => Err(UnknownPolicy(s.to_owned())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_known_by_its_number_and_by_its_name() {
+        let table = [
+            ("1", PolicyKind::Lru),
+            ("lru", PolicyKind::Lru),
+            ("LRU", PolicyKind::Lru),
+            ("2", PolicyKind::Lfu),
+            ("lfu", PolicyKind::Lfu),
+            ("Lfu", PolicyKind::Lfu),
+            ("3", PolicyKind::Fifo),
+            ("fifo", PolicyKind::Fifo),
+            ("FiFo", PolicyKind::Fifo),
+        ];
+        for (text, kind) in table {
+            assert_eq!(text.parse(), Ok(kind), "{text}");
+        }
+        for text in ["", "0", "4", "01", "mru", " lru", "lru ", "ＬＲＵ"] {
+            assert_eq!(text.parse::<PolicyKind>(), Err(UnknownPolicy(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_policys_name_parses_back_to_it() {
+        for kind in PolicyKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+    }
+
+    #[test]
+    fn an_unknown_policy_is_told_what_there_is() {
+        let error = "Mru".parse::<PolicyKind>().unwrap_err();
+        assert_eq!(error.to_string(), "`Mru` is not an eviction policy: expected 1 or lru, 2 or lfu, 3 or fifo");
+    }
+
+    #[test]
+    fn each_kind_builds_its_own_order() {
+        let evicted = PolicyKind::ALL.map(|kind| {
+            let mut policy = kind.build(3);
+            (0..3).for_each(|handle| policy.insert(handle));
+            // Used most: 0. Used last: 1. In first: 0.
+            [0, 0, 0, 2, 1, 1].into_iter().for_each(|handle| policy.hit(handle));
+            std::iter::from_fn(|| policy.evict()).collect::<Vec<_>>()
+        });
+        assert_eq!(evicted, [[0, 2, 1], [2, 1, 0], [0, 1, 2]]);
     }
 }
