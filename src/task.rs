@@ -1,40 +1,90 @@
-//! Named tasks that end together.
+//! Named tasks that end on a token and can be waited for. Knows nothing of what the tasks do.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
+use futures::FutureExt;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::error;
 
-/// The tasks of a node or shard. Nothing cancels them but their own stop token; [`Tasks::wait`] waits for all.
+/// The tasks of one owner. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
+    token: CancellationToken,
 }
 
 impl Tasks {
-    /// Starts a task. A panic in it is logged, and ends only this task.
-    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let running = self.tracker.spawn(task);
+    /// Tasks that are told to end when `token` is cancelled, or by [`Tasks::shutdown`].
+    pub fn under(token: &CancellationToken) -> Self {
+        Self { tracker: TaskTracker::new(), token: token.child_token() }
+    }
+
+    /// Cancelled when the tasks shall end.
+    pub fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// How many tasks run.
+    pub fn len(&self) -> usize {
+        self.tracker.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tracker.is_empty()
+    }
+
+    /// Starts a task. A panic in it is logged, and ends that task only.
+    pub fn spawn<F>(&self, name: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         self.tracker.spawn(async move {
-            if let Err(error) = running.await
-                && error.is_panic()
-            {
-                error!(task = name, "a task has panicked; this is a bug, please report it");
+            if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
+                let reason = panic.downcast_ref::<String>().map(String::as_str);
+                let reason = reason.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+                tracing::error!(task = name, reason, "task panicked");
             }
         });
     }
 
-    /// Starts a short piece of work that nobody may cancel (R5).
-    pub fn spawn_work<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> tokio::task::JoinHandle<T> {
+    /// Starts a piece of work that nobody may cancel; its answer may be waited for or not (R5).
+    pub fn spawn_work<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.tracker.spawn(work)
     }
 
-    /// Returns when all tasks have ended.
-    pub async fn wait(&self) {
+    /// Tells all tasks to end, and waits at most `timeout` for it. Answers whether all ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the waiting only.
+    pub async fn shutdown(&self, timeout: Duration) -> bool {
+        self.token.cancel();
         self.tracker.close();
-        self.tracker.wait().await;
+        tokio::time::timeout(timeout, self.tracker.wait()).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tasks_end_on_shutdown_and_a_panic_ends_only_its_own() {
+        let tasks = Tasks::default();
+        let token = tasks.token().clone();
+        tasks.spawn("waits", async move { token.cancelled().await });
+        tasks.spawn("panics", async { panic!("on purpose") });
+        assert!(tasks.shutdown(Duration::from_secs(5)).await);
+        assert!(tasks.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shutdown_gives_up_on_a_task_that_does_not_end() {
+        let tasks = Tasks::default();
+        tasks.spawn("never ends", std::future::pending());
+        assert!(!tasks.shutdown(Duration::from_secs(1)).await);
+        assert_eq!(tasks.len(), 1);
     }
 }

@@ -1,1 +1,228 @@
-//! Not written yet.
+//! The ways in: one port, every protocol. Accepts connections, finds out by their first byte what they speak, and hands
+//! them to that protocol's server. Knows nothing of what commands do: all is written against a [`Service`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{Assignment, ControlError, Fence, Member, MemberStatus, ShardName};
+use crate::record::Epoch;
+use crate::rpc::Role;
+use crate::service::Service;
+use crate::slots::SlotSet;
+use crate::task::Tasks;
+
+pub mod rpc;
+
+/// After an error of `accept` (too many open files, mostly), how long to leave those who wait waiting.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// How often to tell that connections are refused.
+const WARN_EVERY: Duration = Duration::from_secs(1);
+/// For telling a peer why it is refused.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Of what a refused peer still sends, how much is read so that it sees the answer and not a reset.
+const FAREWELL_BYTES: usize = 64 * 1024;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What this node is, told to other nodes.
+    pub role: Role,
+    pub connections_max: usize,
+    /// How long a new connection may be silent.
+    pub sniff_timeout: Duration,
+    pub hello_timeout: Duration,
+    /// Of one RPC connection: requests that are read and not answered, and their bytes. Beyond it nothing is read.
+    pub requests_max: usize,
+    pub requests_bytes_max: usize,
+    /// How long a peer may make no progress in the middle of a frame, sending or receiving.
+    pub stall_max: Duration,
+    /// On shutdown, how long requests may take to finish.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            role: Role::Secondary,
+            connections_max: 10_000,
+            sniff_timeout: Duration::from_secs(10),
+            hello_timeout: Duration::from_secs(10),
+            requests_max: 32,
+            requests_bytes_max: 16 * 1024 * 1024,
+            stall_max: crate::rpc::frames::STALL_MAX,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What is behind a door.
+#[derive(Debug)]
+pub struct Door<S, M = NoMember> {
+    pub service: S,
+    pub member: M,
+    pub options: Options,
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Rpc,
+    /// Not served here.
+    Other,
+}
+
+impl Protocol {
+    fn of(first: u8) -> Self {
+        match first {
+            0x00 => Self::Rpc,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Serves connections until `shutdown`; then takes no more, lets requests under way finish, and returns.
+///
+/// # Cancel safety
+/// Dropping the future is a shutdown that nobody waits for.
+pub async fn serve<S, M>(listener: TcpListener, door: Arc<Door<S, M>>, shutdown: CancellationToken)
+where
+    S: Service,
+    M: Member,
+{
+    let tasks = Tasks::under(&shutdown);
+    // Drops with this future, and the connections with it.
+    let _end = tasks.token().clone().drop_guard();
+    let connections = Arc::new(Semaphore::new(door.options.connections_max));
+    let mut warned: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn_seldom(&mut warned, || tracing::warn!(%error, "accept"));
+                sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
+            let max = door.options.connections_max;
+            warn_seldom(&mut warned, || tracing::warn!(%peer, max, "connection refused: there are too many"));
+            continue;
+        };
+        let (door, token) = (Arc::clone(&door), tasks.token().clone());
+        tasks.spawn("connection", async move {
+            if let Err(error) = connection(stream, peer, door, token).await {
+                tracing::debug!(%peer, %error, "connection ended");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    let drained = tasks.shutdown(door.options.drain_timeout + FAREWELL_TIMEOUT).await;
+    if !drained {
+        tracing::warn!(connections = tasks.len(), "connections did not end in time");
+    }
+}
+
+fn warn_seldom(warned: &mut Option<Instant>, warn: impl FnOnce()) {
+    if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+        *warned = Some(Instant::now());
+        warn();
+    }
+}
+
+async fn connection<S, M>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    door: Arc<Door<S, M>>,
+    shutdown: CancellationToken,
+) -> Result<(), rpc::ConnectionError>
+where
+    S: Service,
+    M: Member,
+{
+    stream.set_nodelay(true)?;
+    let sniffed = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Ok(()),
+        sniffed = timeout(door.options.sniff_timeout, sniff(&stream)) => sniffed,
+    };
+    match sniffed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
+        Some(Protocol::Rpc) => rpc::serve(stream, peer, door, shutdown).await,
+        Some(Protocol::Other) => {
+            farewell(stream, b"-ERR this port speaks the Overspill RPC only; use the kv shell\r\n").await;
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Looks at the first byte, and leaves it to be read. `None` if the connection ends before it.
+async fn sniff(stream: &TcpStream) -> io::Result<Option<Protocol>> {
+    let mut first = [0];
+    let count = stream.peek(&mut first).await?;
+    let [first] = first;
+    Ok((count > 0).then(|| Protocol::of(first)))
+}
+
+/// Sends last words, if there are any, and sees that they arrive: closing a socket with unread bytes resets it, and the
+/// peer may lose what it was sent.
+async fn farewell(mut stream: TcpStream, words: &[u8]) {
+    let say = async {
+        stream.write_all(words).await?;
+        stream.shutdown().await?;
+        let (mut discarded, mut buffer) = (0, [0; 4096]);
+        while discarded < FAREWELL_BYTES {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                count => discarded += count,
+            }
+        }
+        io::Result::Ok(())
+    };
+    // The peer may be gone, or not care.
+    let _ = timeout(FAREWELL_TIMEOUT, say).await;
+}
+
+/// For a node that nobody leads: a primary.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoMember;
+
+impl NoMember {
+    fn refused<T>() -> Result<T, ControlError> {
+        Err(ControlError::Refused("this is a primary".to_owned()))
+    }
+}
+
+impl Member for NoMember {
+    async fn status(&self) -> Result<MemberStatus, ControlError> {
+        Self::refused()
+    }
+
+    async fn assign(&self, _assignment: Assignment) -> Result<MemberStatus, ControlError> {
+        Self::refused()
+    }
+
+    async fn fences(&self) -> Result<Vec<Fence>, ControlError> {
+        Self::refused()
+    }
+
+    async fn retire(&self, _expected: Fence, _slots: SlotSet, _epoch: Epoch) -> Result<bool, ControlError> {
+        Self::refused()
+    }
+
+    async fn resign(&self, _list: Vec<ShardName>) -> Result<(), ControlError> {
+        Self::refused()
+    }
+}

@@ -50,6 +50,9 @@ use crate::service::{Batch, Error, Replies, Service};
 use crate::store::{Spill, StoreOptions};
 use crate::tier::SharedTier;
 
+/// How long the tasks may take to end once nothing is left to do; a statement under way has its own time-out.
+const TASKS_END_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// When a write reaches the tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteMode {
@@ -164,7 +167,7 @@ impl Shard {
     pub async fn shutdown(&self) -> Result<u64, UncleanStop> {
         let stopped = self.steward.stop_cleanly().await;
         self.stop.cancel();
-        self.core.tasks.wait().await;
+        self.core.tasks.shutdown(TASKS_END_TIMEOUT).await;
         if let Some(tier) = &self.core.tier {
             tier.close().await;
         }

@@ -1,0 +1,286 @@
+//! What waits to be sent, made into calls, and answers given back to whom they belong. Pure: no I/O, no timers.
+//!
+//! **Invariant:** of one caller's batch, at most one piece is on its way at a time, so that commands on the same key
+//! take effect in their order.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use crate::command::{Command, Reply};
+use crate::record::Epoch;
+use crate::rpc::wire::{Commands, Part};
+use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Error, Replies};
+
+/// The commands of a caller, shared between it and the driver, with how many of them may have been sent.
+#[derive(Debug)]
+pub struct Submitted {
+    commands: Vec<Command>,
+    /// How many were claimed for sending, and [`Submitted::ABANDONED`].
+    state: AtomicUsize,
+}
+
+impl Submitted {
+    const ABANDONED: usize = 1 << (usize::BITS - 1);
+
+    pub fn new(commands: Vec<Command>) -> Self {
+        Self { commands, state: AtomicUsize::new(0) }
+    }
+
+    pub fn commands(&self) -> &[Command] {
+        &self.commands
+    }
+
+    /// The driver is about to send `count` more; `false` if the caller has given up.
+    fn claim(&self, count: usize) -> bool {
+        // Relaxed: this one number decides; the commands never change, and went to the driver through a channel.
+        let claim = |state| if state & Self::ABANDONED == 0 { Some(state + count) } else { None };
+        self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok()
+    }
+
+    /// The caller gives up: nothing more will be sent. Its answers, now that no others will come.
+    pub fn abandon(&self, reason: &str) -> Replies {
+        // Relaxed: as above.
+        let claimed = self.state.fetch_or(Self::ABANDONED, Ordering::Relaxed) & !Self::ABANDONED;
+        self.lost(0, claimed, reason).collect()
+    }
+
+    /// The answers from `start` on, when the connection fails: only up to `claimed` may have been delivered (R4).
+    fn lost(&self, start: usize, claimed: usize, reason: &str) -> impl Iterator<Item = Result<Reply, Error>> {
+        self.commands.iter().enumerate().skip(start).map(move |(i, command)| {
+            let unknown = i < claimed && command.is_write();
+            Err(if unknown { Error::Unknown(reason.to_owned()) } else { Error::Unavailable(reason.to_owned()) })
+        })
+    }
+}
+
+/// A caller's batch on its way.
+#[derive(Debug)]
+pub struct Job {
+    pub submitted: Arc<Submitted>,
+    pub epoch: Option<Epoch>,
+    pub deadline: Instant,
+    pub answer: oneshot::Sender<Replies>,
+    /// Of what is not claimed yet.
+    pub left_bytes: usize,
+    /// Claimed so far.
+    pub sent: usize,
+    /// Answered so far.
+    pub replies: Replies,
+    /// The job's share of the queue.
+    pub _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Job {
+    /// Nobody waits for it any more.
+    fn is_over(&self, now: Instant) -> bool {
+        self.deadline <= now || self.answer.is_closed()
+    }
+
+    fn left(&self) -> &[Command] {
+        self.submitted.commands.get(self.sent..).unwrap_or_default()
+    }
+
+    /// How many commands go into a call that is still empty, and their bytes. At least one, however large.
+    fn first_piece(&self) -> (usize, usize) {
+        if self.left_bytes <= BATCH_BYTES_MAX && self.left().len() <= BATCH_COMMANDS_MAX {
+            return (self.left().len(), self.left_bytes);
+        }
+        let (mut count, mut bytes) = (0, 0);
+        for command in self.left().iter().take(BATCH_COMMANDS_MAX) {
+            let size = command.size_bytes();
+            if count > 0 && bytes + size > BATCH_BYTES_MAX {
+                break;
+            }
+            count += 1;
+            bytes += size;
+        }
+        (count, bytes)
+    }
+
+    /// Answers the caller; what has no reply yet is lost for `reason`.
+    pub fn fail(mut self, reason: &str) {
+        let rest = self.submitted.lost(self.replies.len(), self.sent, reason);
+        self.replies.extend(rest);
+        self.finish();
+    }
+
+    fn finish(self) {
+        // The caller may be gone.
+        let _ = self.answer.send(self.replies);
+    }
+}
+
+/// Commands that travel together: pieces of some jobs.
+#[derive(Debug)]
+pub struct Call {
+    pub epoch: Option<Epoch>,
+    /// The latest of its jobs' deadlines.
+    pub deadline: Instant,
+    pieces: Vec<(Job, Range<usize>)>,
+}
+
+impl Call {
+    /// Makes a call of what waits, in order, as much as a batch may hold. `None` if nothing waits.
+    pub fn assemble(queue: &mut VecDeque<Job>, now: Instant) -> Option<Self> {
+        let mut call: Option<Self> = None;
+        let (mut commands, mut bytes) = (0, 0);
+        while let Some(mut job) = queue.pop_front() {
+            if job.is_over(now) {
+                continue;
+            }
+            let (count, size) = match &call {
+                None => job.first_piece(),
+                Some(_) => (job.left().len(), job.left_bytes),
+            };
+            let fits = commands + count <= BATCH_COMMANDS_MAX && bytes + size <= BATCH_BYTES_MAX;
+            if call.as_ref().is_some_and(|call| call.epoch != job.epoch || !fits) {
+                queue.push_front(job);
+                break;
+            }
+            if !job.submitted.claim(count) {
+                continue;
+            }
+            let range = job.sent..job.sent + count;
+            job.sent = range.end;
+            job.left_bytes = job.left_bytes.saturating_sub(size);
+            commands += count;
+            bytes += size;
+            let call = call.get_or_insert(Self { epoch: job.epoch, deadline: job.deadline, pieces: Vec::new() });
+            call.deadline = call.deadline.max(job.deadline);
+            call.pieces.push((job, range));
+        }
+        call
+    }
+
+    pub fn commands(&self) -> Commands {
+        let part = |(job, range): &(Job, Range<usize>)| Part::new(Arc::clone(&job.submitted), range.clone());
+        Commands::Parts(self.pieces.iter().map(part).collect())
+    }
+
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(|(_, range)| range.len()).sum()
+    }
+
+    /// Gives the replies to the jobs. Those with commands left go back to the head of the queue. If there are too few
+    /// replies, the call has failed for `reason`, and so have its jobs.
+    pub fn settle(self, replies: Replies, reason: &str, queue: &mut VecDeque<Job>) {
+        let mut replies = replies.into_iter();
+        for (mut job, range) in self.pieces {
+            job.replies.extend(replies.by_ref().take(range.len()));
+            if job.replies.len() < range.end {
+                job.fail(reason);
+            } else if job.left().is_empty() {
+                job.finish();
+            } else {
+                queue.push_front(job);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::record::{Key, Value, Version};
+    use crate::service::Error::{Unavailable, Unknown};
+
+    fn get() -> Command {
+        Command::Get { key: Key::new("key").unwrap() }
+    }
+
+    fn put(bytes: usize) -> Command {
+        let (key, value) = (Key::new("key").unwrap(), Value::new(vec![0; bytes]).unwrap());
+        Command::Put { key, value, ttl: None, condition: crate::command::Condition::Always }
+    }
+
+    fn job(epoch: u64, commands: Vec<Command>) -> (Job, oneshot::Receiver<Replies>) {
+        let (answer, answered) = oneshot::channel();
+        let left_bytes = commands.iter().map(Command::size_bytes).sum();
+        let submitted = Arc::new(Submitted::new(commands));
+        let deadline = Instant::now() + Duration::from_secs(9);
+        let epoch = Some(Epoch(epoch));
+        let job = Job { submitted, epoch, deadline, answer, left_bytes, sent: 0, replies: Vec::new(), _permit: None };
+        (job, answered)
+    }
+
+    fn done(count: usize) -> Replies {
+        (0..count).map(|i| Ok(Reply::Stored(Version::new(1, i as u64)))).collect()
+    }
+
+    #[tokio::test]
+    async fn waiting_jobs_travel_together_and_each_gets_its_own_replies() {
+        let (a, mut a_answered) = job(1, vec![get(), get()]);
+        let (b, mut b_answered) = job(1, vec![put(1)]);
+        let mut queue = VecDeque::from([a, b]);
+        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        assert_eq!(call.len(), 3);
+        call.settle(done(3), "", &mut queue);
+        assert_eq!(a_answered.try_recv().unwrap(), done(3)[..2]);
+        assert_eq!(b_answered.try_recv().unwrap(), done(3)[2..]);
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test]
+    async fn jobs_of_another_epoch_travel_apart() {
+        let (a, _a) = job(1, vec![get()]);
+        let (b, _b) = job(2, vec![get()]);
+        let mut queue = VecDeque::from([a, b]);
+        assert_eq!(Call::assemble(&mut queue, Instant::now()).unwrap().epoch, Some(Epoch(1)));
+        assert_eq!(Call::assemble(&mut queue, Instant::now()).unwrap().epoch, Some(Epoch(2)));
+        assert!(Call::assemble(&mut queue, Instant::now()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_large_batch_travels_piece_by_piece_and_a_large_command_alone() {
+        let (a, mut answered) = job(1, vec![put(10), put(BATCH_BYTES_MAX), put(10), get()]);
+        let mut queue = VecDeque::from([a]);
+        for expected in [1, 1, 2] {
+            let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+            assert_eq!(call.len(), expected);
+            assert!(Call::assemble(&mut queue, Instant::now()).is_none(), "one piece at a time");
+            call.settle(done(expected), "", &mut queue);
+        }
+        assert_eq!(answered.try_recv().unwrap().len(), 4);
+
+        let (a, _answered) = job(1, vec![get(); BATCH_COMMANDS_MAX + 1]);
+        let call = Call::assemble(&mut VecDeque::from([a]), Instant::now()).unwrap();
+        assert_eq!(call.len(), BATCH_COMMANDS_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_broken_call_leaves_only_delivered_writes_unknown() {
+        let (a, mut answered) = job(1, vec![get(), put(BATCH_BYTES_MAX / 2), put(BATCH_BYTES_MAX), get()]);
+        let mut queue = VecDeque::from([a]);
+        Call::assemble(&mut queue, Instant::now()).unwrap().settle(done(1), "gone", &mut queue);
+        let (unknown, unavailable) = (Err(Unknown("gone".into())), Err(Unavailable("gone".into())));
+        let expected = [done(1)[0].clone(), unknown, unavailable.clone(), unavailable];
+        assert_eq!(answered.try_recv().unwrap(), expected);
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_its_caller_gave_up_is_not_sent_and_not_unknown() {
+        let (a, _answered) = job(1, vec![put(1), get()]);
+        let submitted = Arc::clone(&a.submitted);
+        let unavailable = Err(Unavailable("late".into()));
+        assert_eq!(submitted.abandon("late"), [unavailable.clone(), unavailable]);
+        let (b, dropped) = job(1, vec![put(1)]);
+        drop(dropped);
+        assert!(Call::assemble(&mut VecDeque::from([a, b]), Instant::now()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_write_given_up_on_its_way_is_unknown() {
+        let (a, _answered) = job(1, vec![put(1), get()]);
+        let submitted = Arc::clone(&a.submitted);
+        let _call = Call::assemble(&mut VecDeque::from([a]), Instant::now()).unwrap();
+        assert_eq!(submitted.abandon("late"), [Err(Unknown("late".into())), Err(Unavailable("late".into()))]);
+    }
+}
