@@ -1,1 +1,25 @@
-fn main() {}
+//! `primary`: maps keys to secondaries and passes commands on to them.
+
+use std::process::ExitCode;
+
+use overspill::config::{PrimaryArgs, fail, parse};
+use overspill::node::{Primary, run_until_signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args: PrimaryArgs = match parse(std::env::args_os()) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let threads = args.threads;
+    let run = async move {
+        args.log.init()?;
+        let primary = Primary::start(args.into_options().await?).await?;
+        run_until_signal().await?;
+        primary.stop().await;
+        Ok(())
+    };
+    overspill::node::block_on(threads, run).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,123 @@
+//! The command line of `kv`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+
+use super::HostPort;
+use crate::node::LocalOptions;
+use crate::policy::PolicyKind;
+use crate::shard::{ShardOptions, WriteMode};
+
+/// A shell for Overspill.
+///
+/// Without arguments it starts a whole cluster inside itself (a primary, two secondaries, SQLite as tier) and opens the shell
+/// on it. With HOST PORT it opens the shell on a running primary; with a COMMAND it runs that one and exits (0: found, 1:
+/// not found, 2: error). If standard input is not a terminal, it runs the lines it reads.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "kv",
+    version,
+    override_usage = "kv [OPTIONS] [HOST PORT [COMMAND [ARG]...]]\n       kv [OPTIONS] HOST:PORT [COMMAND [ARG]...]"
+)]
+pub struct KvArgs {
+    /// Address of the primary, then the command to run
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORD")]
+    words: Vec<OsString>,
+
+    /// How long to wait for the answer to a command, as in 5s
+    #[arg(long, env = "KV_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub timeout: Duration,
+
+    /// Where the lines that were typed are kept; default: .kv_history in the home directory
+    #[arg(long, env = "KV_HISTORY_FILE", value_name = "FILE")]
+    pub history_file: Option<PathBuf>,
+
+    /// Of the cluster that it starts inside itself: where its records lie
+    #[arg(long, env = "KV_DATA_DIR", default_value = "./overspill-data/local", value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// Of the cluster that it starts inside itself: most records in the memory of each secondary
+    #[arg(long, env = "KV_CAPACITY", default_value = "1000000", value_parser = super::size::capacity, value_name = "N")]
+    capacity: usize,
+
+    /// Of the cluster that it starts inside itself: most bytes in the memory of each secondary
+    #[arg(long, env = "KV_MAX_MEMORY", default_value = "256MiB", value_parser = super::size::memory, value_name = "SIZE")]
+    max_memory: usize,
+}
+
+/// What to talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A cluster inside this process.
+    Local,
+    Node(HostPort),
+}
+
+impl KvArgs {
+    /// What to talk to, and the command to run, if one was given.
+    ///
+    /// # Errors
+    /// If the address is not one.
+    pub fn target(&self) -> anyhow::Result<(Target, Vec<OsString>)> {
+        let Some((host, rest)) = self.words.split_first() else { return Ok((Target::Local, Vec::new())) };
+        let host = host.to_str().with_context(|| format!("HOST {host:?} is not text"))?;
+        if let Ok(node) = host.parse() {
+            return Ok((Target::Node(node), rest.to_vec()));
+        }
+        let Some((port, command)) = rest.split_first() else {
+            bail!("`{host}` is not an address: expected HOST PORT or HOST:PORT, as in `localhost 8080`");
+        };
+        let port = port.to_string_lossy();
+        let node = format!("{host}:{port}").parse().with_context(|| {
+            format!("`{host} {port}` is not an address: expected HOST PORT with a port from 1 to 65535")
+        })?;
+        Ok((Target::Node(node), command.to_vec()))
+    }
+
+    /// The cluster that it starts inside itself: it writes through, so that nothing is lost however it ends.
+    pub fn local(&self) -> LocalOptions {
+        LocalOptions {
+            data_dir: self.data_dir.clone(),
+            secondaries: 2,
+            shard: ShardOptions {
+                capacity: self.capacity,
+                memory_bytes_max: self.max_memory,
+                policy: PolicyKind::Lru,
+                write_mode: WriteMode::Through,
+                accept_loss: false,
+                strict: false,
+                drain_timeout: Duration::from_secs(60),
+                sweep_interval: Duration::from_secs(3600),
+                seed: rand::random(),
+            },
+        }
+    }
+
+    pub fn history_file(&self) -> Option<PathBuf> {
+        self.history_file.clone().or_else(|| Some(std::env::home_dir()?.join(".kv_history")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(words: &str) -> anyhow::Result<(Target, Vec<OsString>)> {
+        KvArgs::try_parse_from(["kv"].into_iter().chain(words.split_whitespace())).unwrap().target()
+    }
+
+    #[test]
+    fn the_address_is_two_words_or_one_and_the_rest_is_the_command() {
+        let node = Target::Node("localhost:8080".parse().unwrap());
+        assert_eq!(target("").unwrap().0, Target::Local);
+        assert_eq!(target("localhost 8080").unwrap(), (node.clone(), vec![]));
+        assert_eq!(target("localhost:8080 GET bob").unwrap(), (node.clone(), vec!["GET".into(), "bob".into()]));
+        assert_eq!(target("localhost 8080 PUT n -5").unwrap().1.len(), 3);
+        assert!(target("localhost").is_err());
+        assert!(target("localhost 70000").is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! The command line of `primary`.
+
+use anyhow::Context;
+use clap::Parser;
+
+use super::{HostPort, LogArgs};
+use crate::cluster::ShardName;
+use crate::doors;
+use crate::node::PrimaryOptions;
+
+/// Maps keys to secondaries and passes commands on to them.
+///
+/// The slots of the keyspace are divided evenly among the secondaries, in the order given. They may start before or after
+/// the primary and may come back; meanwhile their keys answer "unavailable". Several primaries may serve the same list.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "primary", version, arg_required_else_help = true)]
+pub struct PrimaryArgs {
+    /// Port to listen on
+    #[arg(value_parser = clap::value_parser!(u16).range(1..), value_name = "PORT")]
+    pub port: u16,
+
+    /// Address of each secondary, host:port; this is also its name, so keep writing it in the same way
+    #[arg(required = true, value_name = "SECONDARY")]
+    pub secondaries: Vec<HostPort>,
+
+    /// Address to listen on; anything but loopback opens the node to the network
+    #[arg(long, env = "KV_BIND", default_value = "127.0.0.1", value_name = "HOST")]
+    pub bind: String,
+
+    /// Serve slots although their former secondary did not stop cleanly: writes that it had acknowledged and not yet spilled
+    /// are given up. For one start only
+    #[arg(long, env = "KV_ACCEPT_LOSS")]
+    pub accept_loss: bool,
+
+    /// Most connections at a time; each costs about 10 KiB
+    #[arg(long, env = "KV_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
+    pub max_connections: usize,
+
+    /// Worker threads; about one for each core that the primary may use
+    #[arg(long, env = "KV_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
+    pub threads: u16,
+
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl PrimaryArgs {
+    /// Checks the names and gives what the node is started with.
+    ///
+    /// # Errors
+    /// If a name can't be resolved.
+    pub async fn into_options(self) -> anyhow::Result<PrimaryOptions> {
+        let mut secondaries = Vec::new();
+        for secondary in &self.secondaries {
+            secondary.check_resolves("SECONDARY").await?;
+            let name = ShardName::new(secondary.to_string()).context("SECONDARY")?;
+            secondaries.push((name, secondary.to_string()));
+        }
+        Ok(PrimaryOptions {
+            bind: self.bind,
+            port: self.port,
+            secondaries,
+            accept_loss: self.accept_loss,
+            door: doors::Options { connections_max: self.max_connections, ..doors::Options::default() },
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! A whole cluster in one process: a primary and its secondaries on loopback ports, with real RPC between them, and SQLite
+//! as their tier.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::{Primary, PrimaryOptions, Secondary, SecondaryOptions, TierChoice};
+use crate::cluster::ShardName;
+use crate::doors;
+use crate::shard::ShardOptions;
+
+const LOOPBACK: &str = "127.0.0.1";
+
+/// What a local cluster is started with.
+#[derive(Debug, Clone)]
+pub struct LocalOptions {
+    /// Where the SQLite file lies; created if missing.
+    pub data_dir: PathBuf,
+    /// How many secondaries. A data directory keeps the number that it was made with, as a changed list would.
+    pub secondaries: usize,
+    /// Of each secondary; their seeds are made different.
+    pub shard: ShardOptions,
+}
+
+/// A running local cluster.
+#[derive(Debug)]
+pub struct LocalCluster {
+    primary: Primary,
+    secondaries: Vec<Secondary>,
+    file: PathBuf,
+}
+
+impl LocalCluster {
+    /// # Errors
+    /// If the data directory can't be made or no port can be had.
+    pub async fn start(options: LocalOptions) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&options.data_dir)
+            .with_context(|| format!("can't create the data directory `{}`", options.data_dir.display()))?;
+        let file = options.data_dir.join("overspill.sqlite");
+        let mut secondaries = Vec::new();
+        let mut names = Vec::new();
+        for i in 1..=options.secondaries {
+            let secondary = Secondary::start(SecondaryOptions {
+                bind: LOOPBACK.to_owned(),
+                port: 0,
+                tier: TierChoice::Sqlite(file.clone()),
+                shard: ShardOptions { seed: options.shard.seed.wrapping_add(i as u64), ..options.shard.clone() },
+                door: doors::Options::default(),
+            })
+            .await?;
+            // The ports change from start to start; the names must not, since the fences bear them.
+            names.push((ShardName::new(format!("local-{i}"))?, secondary.address().to_string()));
+            secondaries.push(secondary);
+        }
+        let primary = Primary::start(PrimaryOptions {
+            bind: LOOPBACK.to_owned(),
+            port: 0,
+            secondaries: names,
+            accept_loss: options.shard.accept_loss,
+            door: doors::Options::default(),
+        })
+        .await?;
+        Ok(Self { primary, secondaries, file })
+    }
+
+    /// Of the primary.
+    pub fn address(&self) -> SocketAddr {
+        self.primary.address()
+    }
+
+    pub fn secondaries(&self) -> impl Iterator<Item = SocketAddr> {
+        self.secondaries.iter().map(Secondary::address)
+    }
+
+    /// The SQLite file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Stops primary and secondaries, cleanly.
+    ///
+    /// # Errors
+    /// If a secondary could not spill everything.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.primary.stop().await;
+        for secondary in self.secondaries {
+            secondary.stop().await?;
+        }
+        Ok(())
+    }
+}

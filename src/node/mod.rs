@@ -1,0 +1,76 @@
+//! Whole nodes, put together from shard or router, tier and doors. Used by the binaries and by tests alike.
+
+mod local;
+mod primary;
+mod secondary;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::tier::SharedTier;
+use crate::tier::mysql::{MySqlOptions, MySqlTier};
+use crate::tier::sqlite::SqliteTier;
+
+pub use local::{LocalCluster, LocalOptions};
+pub use primary::{Primary, PrimaryOptions};
+pub use secondary::{Secondary, SecondaryOptions};
+
+/// Where evicted records go.
+#[derive(Debug, Clone)]
+pub enum TierChoice {
+    /// Nowhere: a pure cache.
+    None,
+    MySql(MySqlOptions),
+    Sqlite(PathBuf),
+}
+
+impl TierChoice {
+    fn open(self) -> Option<SharedTier> {
+        match self {
+            Self::None => None,
+            Self::MySql(options) => Some(SharedTier::new(MySqlTier::new(options))),
+            Self::Sqlite(path) => Some(SharedTier::new(SqliteTier::new(path))),
+        }
+    }
+}
+
+/// Listens on `host` and `port`; port 0 takes a free one.
+async fn listen(host: &str, port: u16) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((host, port)).await.with_context(|| format!("can't listen on {host}:{port}"))?;
+    let address = listener.local_addr().context("the listening socket has no address")?;
+    Ok((listener, address))
+}
+
+/// Returns on SIGTERM or SIGINT (Ctrl-C).
+///
+/// # Errors
+/// If signals can't be listened for.
+pub async fn run_until_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    info!(signal = name, "stopping");
+    Ok(())
+}
+
+/// Runs a node on a runtime with so many worker threads.
+///
+/// # Errors
+/// What `run` returns, or if the runtime can't be started.
+pub fn block_on(threads: u16, run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(usize::from(threads))
+        .enable_all()
+        .build()
+        .context("can't start the worker threads")?;
+    runtime.block_on(run)
+}

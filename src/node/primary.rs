@@ -1,0 +1,79 @@
+//! A primary: a router behind a door, and the leader that keeps its map.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::listen;
+use crate::cluster::ShardName;
+use crate::doors::{self, Door, NoMember};
+use crate::router::{Leader, LeaderOptions, Router};
+use crate::rpc::{Client, Options as ClientOptions, Role};
+
+/// What a primary is started with.
+#[derive(Debug, Clone)]
+pub struct PrimaryOptions {
+    /// Host to listen on.
+    pub bind: String,
+    /// Port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// The secondaries, in order: name, and the address that it stands for.
+    pub secondaries: Vec<(ShardName, String)>,
+    /// Serve although a former secondary's unspilled records are lost (R22).
+    pub accept_loss: bool,
+    pub door: doors::Options,
+}
+
+/// A running primary.
+#[derive(Debug)]
+pub struct Primary {
+    address: SocketAddr,
+    leader: JoinHandle<()>,
+    door: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Primary {
+    /// Starts listening and looking for the secondaries, which may come later.
+    ///
+    /// # Errors
+    /// If the port can't be had.
+    pub async fn start(options: PrimaryOptions) -> anyhow::Result<Self> {
+        let (listener, address) = listen(&options.bind, options.port).await?;
+        let list: Vec<ShardName> = options.secondaries.iter().map(|(name, _)| name.clone()).collect();
+        info!(%address, secondaries = list.len(), "primary listens");
+        let addresses = options.secondaries;
+        let connect = move |name: &ShardName| {
+            let known = addresses.iter().find(|(known, _)| known == name);
+            let address = known.map_or(name.as_str(), |(_, address)| address);
+            Client::spawn(address, ClientOptions { role: Role::Primary, ..ClientOptions::default() })
+        };
+        let stop = CancellationToken::new();
+        let router = Router::new();
+        let leader = LeaderOptions { list, accept_loss: options.accept_loss };
+        let leader = Leader::new(leader, Arc::clone(&router), connect);
+        let leader = tokio::spawn(leader.run(stop.clone()));
+        let door =
+            Door { service: router, member: NoMember, options: doors::Options { role: Role::Primary, ..options.door } };
+        let door = tokio::spawn(doors::serve(listener, Arc::new(door), stop.clone()));
+        Ok(Self { address, leader, door, stop })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, finishes what is in flight, and tells the secondaries.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        for ended in [self.door.await, self.leader.await] {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the primary ended badly");
+            }
+        }
+        info!("stopped");
+    }
+}
