@@ -1,1 +1,338 @@
-//! Not written yet.
+//! A tier in memory, for tests and simulation: behaves like the others, counts what it is asked, and fails as it is told.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{DeadLetter, Prepared, RowKey, Tier, TierError, TierFuture, check_rows};
+use crate::cluster::{Fence, FenceToken, ShardName, TierId};
+use crate::command::Effect;
+use crate::record::{Key, Lsn, Record, Version};
+use crate::slots::Slot;
+
+/// A handle on rows in memory; clones share them, faults and counters included.
+#[derive(Clone)]
+pub struct MemoryTier {
+    state: Arc<Mutex<State>>,
+    /// Whether flushes may pass.
+    gate: Arc<watch::Sender<bool>>,
+}
+
+/// How the next flush ends at its commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitFault {
+    /// [`TierError::OutcomeUnknown`], and all was written.
+    UnknownApplied,
+    /// [`TierError::OutcomeUnknown`], and nothing was written.
+    UnknownLost,
+    /// [`TierError::Conflict`], and nothing was written.
+    Conflict,
+}
+
+/// How often the tier was asked, whatever it answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Calls {
+    pub prepares: u64,
+    pub loads: u64,
+    pub loaded_keys: u64,
+    pub flushes: u64,
+    pub flushed_effects: u64,
+    pub scans: u64,
+    /// Fences read or swapped.
+    pub fences: u64,
+    /// Dead letters written, read or forgotten.
+    pub letters: u64,
+}
+
+impl Calls {
+    pub fn total(&self) -> u64 {
+        self.prepares + self.loads + self.flushes + self.scans + self.fences + self.letters
+    }
+}
+
+#[derive(Default)]
+struct State {
+    id: u64,
+    records: BTreeMap<(Slot, Key), Record>,
+    fences: BTreeMap<ShardName, Fence>,
+    letters: BTreeMap<Key, DeadLetter>,
+    calls: Calls,
+    faults: Faults,
+}
+
+#[derive(Default)]
+struct Faults {
+    down: bool,
+    failing_calls: u32,
+    commit: Option<CommitFault>,
+    poison: HashSet<Key>,
+}
+
+impl Default for MemoryTier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a test does to it.
+impl MemoryTier {
+    /// An empty tier with id 1.
+    pub fn new() -> Self {
+        Self::with_id(TierId(1))
+    }
+
+    pub fn with_id(id: TierId) -> Self {
+        let state = State { id: id.0, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), gate: Arc::new(watch::Sender::new(true)) }
+    }
+
+    /// Down: every call is answered [`TierError::Unavailable`] until it is up again.
+    pub fn set_down(&self, down: bool) {
+        self.state.lock().faults.down = down;
+    }
+
+    /// The next `n` calls, of whatever kind, are answered [`TierError::Unavailable`].
+    pub fn fail_next(&self, n: u32) {
+        self.state.lock().faults.failing_calls = n;
+    }
+
+    /// The next flush that gets as far as its commit ends like this.
+    pub fn fail_next_commit(&self, fault: CommitFault) {
+        self.state.lock().faults.commit = Some(fault);
+    }
+
+    /// Every flush with an effect on `key` is [`TierError::Rejected`]. Burying it works.
+    pub fn poison(&self, key: Key) {
+        self.state.lock().faults.poison.insert(key);
+    }
+
+    pub fn cure(&self, key: &Key) {
+        self.state.lock().faults.poison.remove(key);
+    }
+
+    /// From now on flushes wait, before they look at their fence, until [`MemoryTier::release_flushes`].
+    pub fn hold_flushes(&self) {
+        self.gate.send_replace(false);
+    }
+
+    pub fn release_flushes(&self) {
+        self.gate.send_replace(true);
+    }
+
+    pub fn calls(&self) -> Calls {
+        self.state.lock().calls
+    }
+
+    pub fn loads(&self) -> u64 {
+        self.calls().loads
+    }
+
+    pub fn flushes(&self) -> u64 {
+        self.calls().flushes
+    }
+
+    /// The row of a key, past all faults and counters.
+    pub fn row(&self, key: &Key) -> Option<Record> {
+        self.state.lock().records.get(&(Slot::of(key), key.clone())).cloned()
+    }
+
+    /// All rows, past all faults and counters.
+    pub fn rows(&self) -> Vec<Record> {
+        self.state.lock().records.values().cloned().collect()
+    }
+
+    /// Puts a row there as if a shard had, past all faults and counters.
+    pub fn plant(&self, record: Record) {
+        self.state.lock().records.insert((Slot::of(&record.key), record.key.clone()), record);
+    }
+
+    /// Counts a call, and does it unless it shall fail.
+    fn call<T>(
+        &self,
+        count: impl FnOnce(&mut Calls),
+        work: impl FnOnce(&mut State) -> Result<T, TierError>,
+    ) -> Result<T, TierError> {
+        let state = &mut *self.state.lock();
+        count(&mut state.calls);
+        if state.faults.failing_calls > 0 {
+            state.faults.failing_calls -= 1;
+            return Err(TierError::Unavailable("a planted failure".into()));
+        }
+        if state.faults.down {
+            return Err(TierError::Unavailable("down".into()));
+        }
+        work(state)
+    }
+
+    async fn gate_is_open(&self) {
+        // An error would say that the sender is gone, and `self` holds it.
+        let _ = self.gate.subscribe().wait_for(|open| *open).await;
+    }
+}
+
+impl State {
+    fn swap_fence(&mut self, expected: Option<FenceToken>, fence: &Fence) -> bool {
+        let old = self.fences.get(&fence.shard);
+        if old.map(|old| old.token) != expected {
+            return false;
+        }
+        let lsn = old.map_or(fence.lsn, |old| old.lsn.max(fence.lsn));
+        self.fences.insert(fence.shard.clone(), Fence { lsn, ..fence.clone() });
+        true
+    }
+
+    fn flush(&mut self, shard: &ShardName, token: FenceToken, effects: &[Effect], lsn: Lsn) -> Result<(), TierError> {
+        check_rows(effects.len())?;
+        let fence = self.fences.get_mut(shard).filter(|fence| fence.token == token).ok_or(TierError::Fenced)?;
+        if let Some(effect) = effects.iter().find(|effect| self.faults.poison.contains(effect.key())) {
+            return Err(TierError::Rejected(format!("a planted poison row: `{}`", effect.key())));
+        }
+        let fault = self.faults.commit.take();
+        match fault {
+            None | Some(CommitFault::UnknownApplied) => {
+                fence.lsn = fence.lsn.max(lsn);
+                effects.iter().for_each(|effect| self.apply(effect));
+            }
+            Some(CommitFault::UnknownLost | CommitFault::Conflict) => {}
+        }
+        match fault {
+            None => Ok(()),
+            Some(CommitFault::Conflict) => Err(TierError::Conflict("a planted conflict".into())),
+            Some(CommitFault::UnknownApplied | CommitFault::UnknownLost) => {
+                Err(TierError::OutcomeUnknown("a planted loss of connection".into()))
+            }
+        }
+    }
+
+    /// R19 without SQL.
+    fn apply(&mut self, effect: &Effect) {
+        let at = (Slot::of(effect.key()), effect.key().clone());
+        let old = self.records.get(&at).map(|row| row.version);
+        match effect {
+            Effect::Set(record) if old.is_none_or(|old| old < record.version) => {
+                self.records.insert(at, record.clone());
+            }
+            Effect::Delete { version, .. } if old.is_some_and(|old| old <= *version) => {
+                self.records.remove(&at);
+            }
+            Effect::Set(_) | Effect::Delete { .. } => {}
+        }
+    }
+
+    fn scan(&self, first: Slot, after: Option<&Key>, last: Slot, limit: usize) -> Vec<RowKey> {
+        let start = after.map_or(Bound::Unbounded, |key| Bound::Excluded((first, key.clone())));
+        let rows = self.records.range((start, Bound::Unbounded));
+        rows.skip_while(|((slot, _), _)| *slot < first)
+            .take_while(|((slot, _), _)| *slot <= last)
+            .take(limit)
+            .map(|((slot, key), row)| RowKey { slot: *slot, key: key.clone(), expires_at: row.expires_at })
+            .collect()
+    }
+
+    fn bury(&mut self, letter: &DeadLetter) {
+        let key = letter.effect.key();
+        if self.letters.get(key).is_none_or(|old| old.effect.version() <= letter.effect.version()) {
+            self.letters.insert(key.clone(), letter.clone());
+        }
+    }
+}
+
+impl Tier for MemoryTier {
+    fn describe(&self) -> String {
+        "memory".into()
+    }
+
+    fn prepare(&self) -> TierFuture<'_, Prepared> {
+        Box::pin(async {
+            self.call(|n| n.prepares += 1, |state| Ok(Prepared { id: TierId(state.id), warnings: Vec::new() }))
+        })
+    }
+
+    fn fences(&self) -> TierFuture<'_, Vec<Fence>> {
+        Box::pin(async { self.call(|n| n.fences += 1, |state| Ok(state.fences.values().cloned().collect())) })
+    }
+
+    fn swap_fence<'a>(&'a self, expected: Option<FenceToken>, fence: &'a Fence) -> TierFuture<'a, bool> {
+        Box::pin(async move { self.call(|n| n.fences += 1, |state| Ok(state.swap_fence(expected, fence))) })
+    }
+
+    fn flush<'a>(
+        &'a self,
+        shard: &'a ShardName,
+        token: FenceToken,
+        effects: &'a [Effect],
+        lsn: Lsn,
+    ) -> TierFuture<'a, ()> {
+        Box::pin(async move {
+            self.gate_is_open().await;
+            let count = |n: &mut Calls| {
+                n.flushes += 1;
+                n.flushed_effects += effects.len() as u64;
+            };
+            self.call(count, |state| state.flush(shard, token, effects, lsn))
+        })
+    }
+
+    fn load<'a>(&'a self, keys: &'a [Key]) -> TierFuture<'a, Vec<Record>> {
+        Box::pin(async move {
+            let count = |n: &mut Calls| {
+                n.loads += 1;
+                n.loaded_keys += keys.len() as u64;
+            };
+            self.call(count, |state| {
+                check_rows(keys.len())?;
+                Ok(keys.iter().filter_map(|key| state.records.get(&(Slot::of(key), key.clone())).cloned()).collect())
+            })
+        })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        first: Slot,
+        after: Option<&'a Key>,
+        last: Slot,
+        limit: usize,
+    ) -> TierFuture<'a, Vec<RowKey>> {
+        Box::pin(async move { self.call(|n| n.scans += 1, |state| Ok(state.scan(first, after, last, limit))) })
+    }
+
+    fn bury<'a>(&'a self, _shard: &'a ShardName, letter: &'a DeadLetter) -> TierFuture<'a, ()> {
+        Box::pin(async move {
+            self.call(
+                |n| n.letters += 1,
+                |state| {
+                    state.bury(letter);
+                    Ok(())
+                },
+            )
+        })
+    }
+
+    fn buried(&self, first: Slot, last: Slot) -> TierFuture<'_, Vec<DeadLetter>> {
+        Box::pin(async move {
+            let within = |letter: &&DeadLetter| (first..=last).contains(&Slot::of(letter.effect.key()));
+            self.call(|n| n.letters += 1, |state| Ok(state.letters.values().filter(within).cloned().collect()))
+        })
+    }
+
+    fn unbury<'a>(&'a self, key: &'a Key, version: Version) -> TierFuture<'a, ()> {
+        Box::pin(async move {
+            self.call(
+                |n| n.letters += 1,
+                |state| {
+                    if state.letters.get(key).is_some_and(|letter| letter.effect.version() <= version) {
+                        state.letters.remove(key);
+                    }
+                    Ok(())
+                },
+            )
+        })
+    }
+
+    fn close(&self) -> futures::future::BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}

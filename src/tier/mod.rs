@@ -6,8 +6,10 @@
 //! A future of a tier is never dropped half way by its caller: a dropped query can corrupt a pooled connection (R5).
 //! Implementations bound every statement in time themselves and close a connection that ran out of it.
 
+mod batch;
 pub mod memory;
 pub mod mysql;
+mod pool;
 pub mod sqlite;
 
 use std::fmt;
@@ -17,11 +19,14 @@ use futures::future::BoxFuture;
 
 use crate::cluster::{Fence, FenceToken, ShardName, TierId};
 use crate::command::Effect;
-use crate::record::{Key, Lsn, Record, Timestamp};
+use crate::record::{Key, Lsn, Record, Timestamp, Version};
 use crate::slots::Slot;
 
 /// Most rows in one flush or one load.
 pub const ROWS_MAX: usize = 1000;
+
+/// The version of the tables that this program makes and knows.
+const SCHEMA_VERSION: u32 = 1;
 
 /// A key that has a row, as [`Tier::scan`] sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,14 +97,16 @@ pub trait Tier: Send + Sync + 'static {
     fn scan<'a>(&'a self, first: Slot, after: Option<&'a Key>, last: Slot, limit: usize)
     -> TierFuture<'a, Vec<RowKey>>;
 
-    /// Sets an effect aside for a person to look at, in place of an older one of the same key.
+    /// Sets an effect aside for a person to look at, in place of an older one of the same key; does nothing if a newer one
+    /// is there.
     fn bury<'a>(&'a self, shard: &'a ShardName, letter: &'a DeadLetter) -> TierFuture<'a, ()>;
 
     /// The dead letters of keys in `first..=last`, whichever shard buried them.
     fn buried(&self, first: Slot, last: Slot) -> TierFuture<'_, Vec<DeadLetter>>;
 
-    /// Forgets a dead letter whose effect, or a newer one, has reached `records`.
-    fn unbury<'a>(&'a self, key: &'a Key) -> TierFuture<'a, ()>;
+    /// Forgets the dead letter of a key, now that the effect of `version` has reached `records`; a letter of a newer version
+    /// stays: it may be all that is left of it.
+    fn unbury<'a>(&'a self, key: &'a Key, version: Version) -> TierFuture<'a, ()>;
 
     /// Closes its connections, after what is running has ended.
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -120,7 +127,9 @@ pub enum TierError {
     /// The connection broke while a transaction was committing (R26).
     #[error("the outcome of a commit is unknown: {0}")]
     OutcomeUnknown(String),
-    /// The server refused the statement for what is in it, or for what the database is.
+    /// The server refused the statement for what is in it, or (from [`Tier::prepare`]) the database is unfit. Errors that no
+    /// row can be blamed for (a full disk, a missing privilege or table) are [`TierError::Unavailable`]: to
+    /// bury rows for them would bury all.
     #[error("the tier rejected the request: {0}")]
     Rejected(String),
 }
@@ -147,4 +156,14 @@ impl fmt::Debug for SharedTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SharedTier({})", self.describe())
     }
+}
+
+fn check_rows(rows: usize) -> Result<(), TierError> {
+    if rows <= ROWS_MAX { Ok(()) } else { Err(TierError::Rejected(format!("{rows} rows at once: at most {ROWS_MAX}"))) }
+}
+
+fn schema_is_newer(version: u32) -> String {
+    format!(
+        "its tables have schema version {version}, and this program knows up to {SCHEMA_VERSION}: use a newer program"
+    )
 }
