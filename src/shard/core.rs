@@ -158,6 +158,9 @@ impl Core {
         if known.unspilled.is_some() && self.is_write_through() {
             return Err(command); // not acknowledged yet, so not to be seen yet
         }
+        if known.found.is_none() && self.tier.is_some() {
+            self.counters.loads_avoided.add(1);
+        }
         Ok(self.reply_read(command, known.found))
     }
 

@@ -153,7 +153,7 @@ impl Spiller<'_> {
         for effect in effects {
             if self.set_aside.remove(effect.key()) {
                 info!(version = %effect.version(), "the tier has taken a record that it had rejected");
-                if let Err(error) = self.tier.unbury(effect.key()).await {
+                if let Err(error) = self.tier.unbury(effect.key(), effect.version()).await {
                     warn!(%error, "a dead letter that is settled could not be removed");
                 }
             }

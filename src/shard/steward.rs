@@ -325,7 +325,7 @@ impl Steward {
                 let key = letter.effect.key().clone();
                 let rows = tier.load(std::slice::from_ref(&key)).await?;
                 if rows.iter().any(|row| row.version >= letter.effect.version()) {
-                    tier.unbury(&key).await?;
+                    tier.unbury(&key, letter.effect.version()).await?;
                     continue;
                 }
                 warn!(version = %letter.effect.version(), reason = letter.reason, "a dead letter is back in memory");
