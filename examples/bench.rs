@@ -118,8 +118,7 @@ async fn drive(
             while next < to {
                 let end = (next + batch).min(to);
                 let commands: Vec<Command> = (next..end).map(command).collect::<Outcome<_>>()?;
-                let replies =
-                    client.execute(Batch { commands: commands.clone(), epoch: None, timeout: TIMEOUT }).await;
+                let replies = client.execute(Batch { commands: commands.clone(), epoch: None, timeout: TIMEOUT }).await;
                 for ((i, command), reply) in (next..end).zip(&commands).zip(replies) {
                     check(i, command, reply?)?;
                 }
