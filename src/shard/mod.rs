@@ -252,14 +252,13 @@ impl Shard {
         let keys = by_key.into_values().map(async |commands| {
             let mut answers = Vec::with_capacity(commands.len());
             for (i, command) in commands {
-                let is_write = command.is_write();
+                let is_get = matches!(command, Command::Get { .. });
                 let executed = self.execute_one(serving, command, deadline);
-                let answer = if is_write {
-                    executed.await
+                let answer = if is_get {
+                    // It may be given up half way: its load goes on by itself.
+                    is_too_much.run_until_cancelled(executed).await.unwrap_or(Err(Error::ReplyTooLarge))
                 } else {
-                    // A read may be given up half way: its load goes on by itself.
-                    let given_up = is_too_much.run_until_cancelled(executed).await;
-                    given_up.unwrap_or(Err(Error::ReplyTooLarge))
+                    executed.await
                 };
                 // Relaxed: one task runs all of this.
                 let size = answer.as_ref().map_or(0, Reply::size_bytes);
