@@ -43,7 +43,10 @@ fn no_argument_shows_the_usage_and_help_tells_everything() {
             assert!(!option.contains("<") || help.contains("[env: KV_"), "{option}");
         }
         let version = run(binary, &["--version"], "");
-        assert_eq!(String::from_utf8(version.stdout).unwrap().trim(), format!("{binary} {}", env!("CARGO_PKG_VERSION")));
+        assert_eq!(
+            String::from_utf8(version.stdout).unwrap().trim(),
+            format!("{binary} {}", env!("CARGO_PKG_VERSION"))
+        );
     }
 }
 

@@ -14,10 +14,7 @@ async fn after_a_kill_a_secondary_refuses_until_the_loss_is_accepted() {
     for i in 0..10 {
         client.put(&format!("k{i}"), "old").await.unwrap();
     }
-    eventually("five records are spilled", async || {
-        (client.stats().await[0].spilled_rows >= 5).then_some(())
-    })
-    .await;
+    eventually("five records are spilled", async || (client.stats().await[0].spilled_rows >= 5).then_some(())).await;
     client.put("k0", "new").await.unwrap(); // in memory only; the table has "old"
     cluster.secondaries[0].kill();
     cluster.restart_secondary(0, &[]);

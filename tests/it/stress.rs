@@ -69,8 +69,7 @@ async fn every_acknowledged_write_reads_back_although_the_database_is_killed_twi
     let mut server = MariaDb::start().await;
     let cluster = Cluster::start(1, &[&server.url("overspill"), &CAPACITY.to_string()]).await;
     let until = Instant::now() + TIME;
-    let workers: Vec<_> =
-        (0..CLIENTS).map(|worker| tokio::spawn(work(cluster.client(), worker, until))).collect();
+    let workers: Vec<_> = (0..CLIENTS).map(|worker| tokio::spawn(work(cluster.client(), worker, until))).collect();
     let client = cluster.client();
     for round in 1..=2 {
         // Kill it when it has work: a third of the time, then another.

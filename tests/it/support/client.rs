@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use overspill::command::{Command, Condition, Explanation, Found, Reply, ShardStats};
+use overspill::command::{Command, Condition, Found, Reply, ShardStats};
 use overspill::record::{Key, Value};
 use overspill::rpc;
 use overspill::service::{Batch, Error, Replies, Service};
@@ -62,13 +62,6 @@ impl Client {
         match self.one(Command::Count).await? {
             Reply::Count(count) => Ok(count),
             other => panic!("COUNT was answered {other:?}"),
-        }
-    }
-
-    pub async fn explain(&self, name: &str) -> Explanation {
-        match self.one(Command::Explain { key: key(name) }).await {
-            Ok(Reply::Explained(explanation)) => *explanation,
-            other => panic!("EXPLAIN was answered {other:?}"),
         }
     }
 

@@ -15,9 +15,8 @@ pub struct Database {
 
 impl Database {
     pub async fn create() -> Self {
-        let server = std::env::var("KV_TEST_MYSQL_URL").expect(
-            "KV_TEST_MYSQL_URL is not set: run `make test`, or `scripts/with-mariadb cargo test`",
-        );
+        let server = std::env::var("KV_TEST_MYSQL_URL")
+            .expect("KV_TEST_MYSQL_URL is not set: run `make test`, or `scripts/with-mariadb cargo test`");
         Self::create_on(&server).await
     }
 
@@ -61,7 +60,8 @@ impl Database {
 
 pub async fn connect(url: &str) -> Result<MySqlConnection, sqlx::Error> {
     let options: MySqlConnectOptions = url.parse()?;
-    let connecting = MySqlConnection::connect_with(&options.disable_statement_logging());
+    let options = options.disable_statement_logging();
+    let connecting = MySqlConnection::connect_with(&options);
     tokio::time::timeout(std::time::Duration::from_secs(5), connecting)
         .await
         .unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
