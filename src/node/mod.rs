@@ -66,7 +66,7 @@ pub async fn run_until_signal() -> anyhow::Result<()> {
 ///
 /// # Errors
 /// What `run` returns, or if the runtime can't be started.
-pub fn block_on(threads: u16, run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub fn block_on<T>(threads: u16, run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::from(threads))
         .enable_all()

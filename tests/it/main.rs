@@ -9,6 +9,7 @@ mod bad_input;
 mod bulk;
 mod command_line;
 mod crash;
+mod defects;
 mod galera;
 mod lists;
 mod session;
