@@ -37,10 +37,6 @@ impl SetAside {
         self.keys.lock().insert(key, Instant::now());
     }
 
-    pub fn len(&self) -> usize {
-        self.keys.lock().len()
-    }
-
     fn remove(&self, key: &Key) -> bool {
         let mut keys = self.keys.lock();
         !keys.is_empty() && keys.remove(key).is_some()

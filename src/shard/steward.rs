@@ -18,6 +18,7 @@ use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, Member
 use crate::record::{Key, Lsn};
 use crate::replication::ReplicatedLog;
 use crate::slots::{Slot, SlotSet};
+use crate::store::ScanId;
 use crate::tier::{SharedTier, TierError};
 
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
@@ -175,8 +176,8 @@ impl Steward {
         loop {
             let progress = self.core.progress.notified();
             self.core.spill.notify_one();
-            let left = self.core.store.entries_in(slots);
-            if left <= self.set_aside.len() {
+            let left = self.core.store.on_their_way(slots);
+            if left == 0 {
                 return Ok(());
             }
             {
@@ -310,11 +311,11 @@ impl Steward {
     }
 
     fn restart_filter(&self, tier: &SharedTier, slots: SlotSet) {
-        let scan = self.stop.child_token();
-        std::mem::replace(&mut *self.filter_scan.lock(), scan.clone()).cancel();
-        self.core.store.restart_filter();
+        let stop = self.stop.child_token();
+        std::mem::replace(&mut *self.filter_scan.lock(), stop.clone()).cancel();
+        let scan = self.core.store.restart_filter();
         let (core, tier) = (Arc::clone(&self.core), tier.clone());
-        self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, &scan).await });
+        self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, scan, &stop).await });
     }
 
     /// Takes what the tier had rejected back into memory, but what newer rows have overtaken.
@@ -419,7 +420,7 @@ impl Steward {
 }
 
 /// Reads all keys with rows (R17). Until it has ended, every key may have one.
-async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &CancellationToken) {
+async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, scan: ScanId, stop: &CancellationToken) {
     let started = Instant::now();
     let mut backoff = Backoff::new();
     let mut keys = 0_usize;
@@ -437,7 +438,7 @@ async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &Can
                 }
                 continue;
             };
-            core.store.extend_filter(page.iter().map(|row| &row.key));
+            core.store.extend_filter(scan, page.iter().map(|row| &row.key));
             keys += page.len();
             let is_last = page.len() < FILTER_PAGE_ROWS;
             match page.into_iter().last() {
@@ -446,6 +447,6 @@ async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &Can
             }
         }
     }
-    core.store.finish_filter();
+    core.store.finish_filter(scan);
     info!(keys, millis = started.elapsed().as_millis() as u64, "the filter of spilled keys is complete");
 }

@@ -41,6 +41,7 @@ impl Budget {
         debug_assert!(records_before >= records && bytes_before >= bytes, "gave back more than was admitted");
     }
 
+    #[cfg(test)]
     pub fn records(&self) -> usize {
         self.records.load(Ordering::Relaxed)
     }
