@@ -307,7 +307,12 @@ impl Core {
         }
         match timeout_at(deadline, confirmed).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(()),
+            Ok(Err(_)) | Err(_) => {
+                // Else those who gave up would pile up for as long as the tier is away.
+                self.store.stop_awaiting(key, ticket);
+                self.clean_waits.withdraw(ticket);
+                Err(())
+            }
         }
     }
 

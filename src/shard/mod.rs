@@ -138,7 +138,7 @@ impl Shard {
             incarnation,
             stop: stop.child_token(),
             running: tokio::sync::Mutex::default(),
-            filter_scan: Arc::new(Mutex::new(CancellationToken::new())),
+            filter_scan: Mutex::new(CancellationToken::new()),
         });
         let shard = Self { core, steward, lead: Arc::default(), started: Instant::now(), stop };
         shard.spawn_tasks();

@@ -17,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::command::Effect;
 use crate::record::Key;
 use crate::replication::ReplicatedLog;
+use crate::slots::{Slot, SlotSet};
 use crate::tier::{DeadLetter, ROWS_MAX, SharedTier, TierError};
 
 /// A flush is about this large at most, unless one record is larger: a quarter of what MariaDB takes in one packet (R9).
@@ -29,29 +30,43 @@ const CONFLICTS_AT_ONCE: u32 = 3;
 /// Records that the tier rejected. They stay in memory, where they are served, and in the dead-letter table.
 #[derive(Debug, Default)]
 pub(super) struct SetAside {
-    keys: Mutex<HashMap<Key, Instant, RandomState>>,
+    letters: Mutex<HashMap<Key, Letter, RandomState>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Letter {
+    tried: Instant,
+    /// The dead-letter table has it: then memory is not its only place.
+    is_buried: bool,
 }
 
 impl SetAside {
-    pub fn insert(&self, key: Key) {
-        self.keys.lock().insert(key, Instant::now());
+    pub fn insert(&self, key: Key, is_buried: bool) {
+        self.letters.lock().insert(key, Letter { tried: Instant::now(), is_buried });
     }
 
-    pub fn len(&self) -> usize {
-        self.keys.lock().len()
+    /// How many records of these slots live in memory only.
+    pub fn unburied_in(&self, slots: &SlotSet) -> usize {
+        let letters = self.letters.lock();
+        letters.iter().filter(|(key, letter)| !letter.is_buried && slots.contains(Slot::of(key))).count()
+    }
+
+    /// The slots have been handed over, and their dead letters with them.
+    pub fn forget(&self, slots: &SlotSet) {
+        self.letters.lock().retain(|key, _| !slots.contains(Slot::of(key)));
     }
 
     fn remove(&self, key: &Key) -> bool {
-        let mut keys = self.keys.lock();
-        !keys.is_empty() && keys.remove(key).is_some()
+        let mut letters = self.letters.lock();
+        !letters.is_empty() && letters.remove(key).is_some()
     }
 
     fn due(&self) -> Vec<Key> {
         let now = Instant::now();
-        let mut keys = self.keys.lock();
-        let due = keys.iter_mut().filter(|(_, since)| now.duration_since(**since) >= DEAD_LETTER_RETRY);
-        due.map(|(key, since)| {
-            *since = now;
+        let mut letters = self.letters.lock();
+        let due = letters.iter_mut().filter(|(_, letter)| now.duration_since(letter.tried) >= DEAD_LETTER_RETRY);
+        due.map(|(key, letter)| {
+            letter.tried = now;
             key.clone()
         })
         .collect()
@@ -171,7 +186,7 @@ impl Spiller<'_> {
         let buried = self.tier.bury(&self.fence.current()?.0, &letter).await;
         self.core.counters.dead_letters.add(1);
         self.core.store.set_aside(effect);
-        self.set_aside.insert(effect.key().clone());
+        self.set_aside.insert(effect.key().clone(), buried.is_ok());
         match buried {
             Ok(()) => error!(version = %effect.version(), bytes = effect.size_bytes(), reason = letter.reason,
                 "the tier rejects a record: it stays in memory, with a copy in the table dead_letters"),

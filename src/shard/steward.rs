@@ -18,6 +18,7 @@ use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, Member
 use crate::record::{Key, Lsn};
 use crate::replication::ReplicatedLog;
 use crate::slots::{Slot, SlotSet};
+use crate::store::ScanId;
 use crate::tier::{SharedTier, TierError};
 
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
@@ -47,7 +48,7 @@ pub(super) struct Steward {
     /// Held while [`Steward::run`] runs.
     pub running: tokio::sync::Mutex<()>,
     /// Ends the scan that fills the filter, when another one starts.
-    pub filter_scan: Arc<Mutex<CancellationToken>>,
+    pub filter_scan: Mutex<CancellationToken>,
 }
 
 /// Why an assignment is not carried out yet.
@@ -132,6 +133,7 @@ impl Steward {
             other => (other, SlotSet::empty()),
         };
         let gained = wanted.slots.difference(&kept);
+        let are_other_slots = held.as_ref().is_none_or(|held| held.slots != wanted.slots);
         if let Some(held) = held {
             self.let_go(&held, &kept, wanted).await?;
         }
@@ -141,10 +143,10 @@ impl Steward {
         };
         self.prepare(tier).await?;
         self.claim(tier, wanted).await?;
-        if !gained.is_empty() {
+        if are_other_slots {
             self.restart_filter(tier, wanted.slots.clone());
-            self.bring_back_dead_letters(tier, &gained).await?;
         }
+        self.bring_back_dead_letters(tier, &gained).await?;
         self.take_over(wanted).await
     }
 
@@ -159,6 +161,14 @@ impl Steward {
         let spilled_before = self.core.counters.spilled_rows.get();
         self.core.store.vacate(&lost);
         self.drain(&lost, &self.stop).await?;
+        let unburied = self.set_aside.unburied_in(&lost);
+        if unburied > 0 {
+            let reason = format!("{unburied} records that the tier rejects, as dead letters too, live in memory only");
+            return Err(Obstacle::Wait(reason));
+        }
+        // What is left are dead letters: whoever serves these slots next brings them back.
+        self.core.store.forget(&lost);
+        self.set_aside.forget(&lost);
         if let Some(tier) = self.core.tier.as_ref().filter(|_| held.shard != wanted.shard) {
             self.write_fence(tier, held.shard.clone(), wanted, SlotSet::empty()).await?;
         }
@@ -175,8 +185,8 @@ impl Steward {
         loop {
             let progress = self.core.progress.notified();
             self.core.spill.notify_one();
-            let left = self.core.store.entries_in(slots);
-            if left <= self.set_aside.len() {
+            let left = self.core.store.on_their_way(slots);
+            if left == 0 {
                 return Ok(());
             }
             {
@@ -310,29 +320,11 @@ impl Steward {
     }
 
     fn restart_filter(&self, tier: &SharedTier, slots: SlotSet) {
-        let scan = self.stop.child_token();
-        {
-            // Under the lock, so that an older scan can't finish the filter in between.
-            let mut current = self.filter_scan.lock();
-            std::mem::replace(&mut *current, scan.clone()).cancel();
-            self.core.store.restart_filter();
-        }
-        let (core, tier, current) = (Arc::clone(&self.core), tier.clone(), Arc::clone(&self.filter_scan));
-        self.core.tasks.spawn("filter", async move {
-            let started = Instant::now();
-            let Ok(keys) = fill_filter(&core, &tier, &slots, &scan).await else { return };
-            let is_finished = {
-                let _current = current.lock();
-                let is_current = !scan.is_cancelled();
-                if is_current {
-                    core.store.finish_filter();
-                }
-                is_current
-            };
-            if is_finished {
-                info!(keys, millis = started.elapsed().as_millis() as u64, "the filter of spilled keys is complete");
-            }
-        });
+        let stop = self.stop.child_token();
+        std::mem::replace(&mut *self.filter_scan.lock(), stop.clone()).cancel();
+        let scan = self.core.store.restart_filter();
+        let (core, tier) = (Arc::clone(&self.core), tier.clone());
+        self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, scan, &stop).await });
     }
 
     /// Takes what the tier had rejected back into memory, but what newer rows have overtaken.
@@ -350,7 +342,7 @@ impl Steward {
                 let room = self.core.room(letter.effect.size_bytes(), Instant::now() + DEAD_LETTER_TIMEOUT).await;
                 let admission = room.map_err(|error| Obstacle::Wait(error.to_string()))?;
                 self.core.apply_effect(&letter.effect, admission);
-                self.set_aside.insert(key);
+                self.set_aside.insert(key, true);
             }
         }
         Ok(())
@@ -402,7 +394,7 @@ impl Steward {
         self.core.store.vacate(&SlotSet::all());
         let never = CancellationToken::new();
         let is_drained = matches!(timeout_at(deadline, self.drain(&SlotSet::all(), &never)).await, Ok(Ok(())));
-        if !is_drained {
+        if !is_drained || self.set_aside.unburied_in(&SlotSet::all()) > 0 {
             return Err(self.core.store.stats().unspilled);
         }
         match timeout_at(deadline, self.mark_clean(tier, &held)).await {
@@ -439,33 +431,34 @@ impl Steward {
     }
 }
 
-/// Reads all keys with rows into the filter (R17). Returns how many there were.
-async fn fill_filter(
-    core: &Core,
-    tier: &SharedTier,
-    slots: &SlotSet,
-    stop: &CancellationToken,
-) -> Result<usize, Stopped> {
+/// Reads all keys with rows (R17). Until it has ended, every key may have one.
+async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, scan: ScanId, stop: &CancellationToken) {
+    let started = Instant::now();
     let mut backoff = Backoff::new();
-    let mut keys = 0;
+    let mut keys = 0_usize;
     for &(first, last) in slots.ranges() {
         let mut position: (Slot, Option<Key>) = (first, None);
         loop {
             let page = tier.scan(position.0, position.1.as_ref(), last, FILTER_PAGE_ROWS).await;
+            if stop.is_cancelled() {
+                return;
+            }
             core.note_tier(&page);
             let Ok(page) = page else {
-                backoff.wait(stop).await?;
+                if backoff.wait(stop).await.is_err() {
+                    return;
+                }
                 continue;
             };
-            core.store.extend_filter(page.iter().map(|row| &row.key));
+            core.store.extend_filter(scan, page.iter().map(|row| &row.key));
             keys += page.len();
             let is_last = page.len() < FILTER_PAGE_ROWS;
             match page.into_iter().last() {
-                Some(_) if stop.is_cancelled() => return Err(Stopped),
                 Some(row) if !is_last => position = (row.slot, Some(row.key)),
                 Some(_) | None => break,
             }
         }
     }
-    Ok(keys)
+    core.store.finish_filter(scan);
+    info!(keys, millis = started.elapsed().as_millis() as u64, "the filter of spilled keys is complete");
 }
