@@ -44,6 +44,11 @@ impl Fills {
         }
     }
 
+    /// Whatever is being loaded must not get into memory.
+    pub fn poison_all(&mut self) {
+        self.poisoned.extend(self.by_key.drain().map(|(_, load)| load));
+    }
+
     /// Ends a load. Returns whether what it read may be kept, and who waited for it.
     pub fn end(&mut self, key: &Key, id: FillId) -> (bool, Vec<Ticket>) {
         if self.by_key.get(key).is_some_and(|(current, _)| *current == id) {

@@ -14,13 +14,15 @@ const TABLES: usize = 64;
 #[derive(Debug)]
 pub(super) struct SpilledKeys {
     tables: Vec<HashTable<u64>>,
+    /// Removed before it was complete: a scan that read the row before it was deleted must not bring it back.
+    removed: std::collections::HashSet<u64, foldhash::fast::RandomState>,
     is_complete: bool,
 }
 
 impl SpilledKeys {
     /// `is_complete`: nothing has been spilled before, so that it can be relied on at once.
     pub fn new(is_complete: bool) -> Self {
-        Self { tables: (0..TABLES).map(|_| HashTable::new()).collect(), is_complete }
+        Self { tables: (0..TABLES).map(|_| HashTable::new()).collect(), removed: Default::default(), is_complete }
     }
 
     /// `false` only if the key has no row.
@@ -32,8 +34,16 @@ impl SpilledKeys {
         self.table(hash).is_some_and(|table| table.find(hash.fingerprint(), |&f| f == hash.fingerprint()).is_some())
     }
 
+    /// A scan has seen this key's row.
+    pub fn extend(&mut self, hash: KeyHash) {
+        if !self.removed.contains(&hash.fingerprint()) {
+            self.insert(hash);
+        }
+    }
+
     pub fn insert(&mut self, hash: KeyHash) {
         let fingerprint = hash.fingerprint();
+        self.removed.remove(&fingerprint);
         if let Some(table) = self.tables.get_mut(hash.filter_table(TABLES)) {
             table.entry(fingerprint, |&f| f == fingerprint, |&f| f).or_insert(fingerprint);
         }
@@ -41,6 +51,9 @@ impl SpilledKeys {
 
     pub fn remove(&mut self, hash: KeyHash) {
         let fingerprint = hash.fingerprint();
+        if !self.is_complete {
+            self.removed.insert(fingerprint);
+        }
         if let Some(table) = self.tables.get_mut(hash.filter_table(TABLES))
             && let Ok(found) = table.find_entry(fingerprint, |&f| f == fingerprint)
         {
@@ -63,6 +76,7 @@ impl SpilledKeys {
 
     /// Every row has been scanned.
     pub fn finish(&mut self) {
+        self.removed = Default::default();
         self.is_complete = true;
     }
 

@@ -273,6 +273,15 @@ impl Store {
         }
     }
 
+    /// Forgets every entry of some slots, whether the tier has it or not: others have owned the slots since. The caller makes
+    /// sure that nothing of them is being flushed or served.
+    pub fn forget(&self, slots: &SlotSet) {
+        for partition in &self.partitions {
+            let mut garbage = Vec::new();
+            partition.write().forget(slots, &mut garbage);
+        }
+    }
+
     /// Entries of some slots in memory, tombstones too.
     pub fn entries_in(&self, slots: &SlotSet) -> usize {
         self.partitions.iter().map(|partition| partition.read().entries_in(slots)).sum()
@@ -302,7 +311,7 @@ impl Store {
         self.partitions.iter().for_each(|partition| partition.write().restart_filter());
     }
 
-    /// These keys have rows.
+    /// These keys have rows, as a scan has seen it; but those whose row was deleted since the restart.
     pub fn extend_filter<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
         for key in keys {
             let hash = self.hash(key);

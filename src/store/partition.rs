@@ -241,10 +241,12 @@ impl Partition {
             return;
         }
         let (was_resident, may_have_row) = (entry.is_resident(), entry.flags.in_tier || entry.flags.flushing);
+        // Who waits for the tier to have an older version is answered when it has this one.
+        let goes_by_the_tier = may_have_row || self.clean_waiters.contains_key(key);
         if was_resident {
             self.policy.remove(handle);
         }
-        if !may_have_row {
+        if !goes_by_the_tier {
             self.remove(handle, garbage);
             return;
         }

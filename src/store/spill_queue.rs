@@ -61,8 +61,8 @@ impl Partition {
         } else {
             self.filter.remove(hash);
         }
-        self.wake_waiters(effect.key(), effect.version(), tickets);
         let Some((handle, entry)) = self.find(effect.key(), hash) else {
+            self.wake_waiters(effect.key(), effect.version(), tickets);
             debug_assert!(false, "an entry left memory while it was being flushed");
             return;
         };
@@ -75,9 +75,13 @@ impl Partition {
         });
         let Some(entry) = self.slab.get(handle) else { return };
         let is_done = is_current || (entry.flags.tombstone && !has_row);
+        let is_spilling = !is_done && self.should_spill(entry);
+        // A newer deletion has nothing left to delete: it has reached the tier, too.
+        let reached = if is_done { entry.version } else { effect.version() };
+        self.wake_waiters(effect.key(), reached, tickets);
         if is_done && !was_resident {
             self.remove(handle, garbage);
-        } else if !is_done && self.should_spill(entry) {
+        } else if is_spilling {
             self.enqueue(handle);
         }
     }
@@ -132,12 +136,24 @@ impl Partition {
         }
     }
 
+    /// Forgets every entry of some slots, spilled or not, and lets no load in flight bring anything back (R7).
+    pub fn forget(&mut self, slots: &SlotSet, garbage: &mut Garbage) {
+        self.fills.poison_all();
+        let handles: Vec<Handle> = slots.iter().flat_map(|slot| self.slots.iter(&self.slab, slot)).collect();
+        for handle in handles {
+            if self.slab.get(handle).is_some_and(Entry::is_resident) {
+                self.policy.remove(handle);
+            }
+            self.remove(handle, garbage);
+        }
+    }
+
     pub fn restart_filter(&mut self) {
         self.filter.restart();
     }
 
     pub fn extend_filter(&mut self, hash: KeyHash) {
-        self.filter.insert(hash);
+        self.filter.extend(hash);
     }
 
     /// Takes what the scan found as the truth, but for keys whose flush is under way: those may have a row by now.
