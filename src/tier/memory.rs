@@ -90,6 +90,8 @@ struct Faults {
     failing_calls: u32,
     commit: Option<CommitFault>,
     poison: HashSet<Key>,
+    failing_buries: u32,
+    failing_unburies: u32,
 }
 
 impl Default for MemoryTier {
@@ -128,6 +130,16 @@ impl MemoryTier {
     /// Every flush with an effect on `key` is [`TierError::Rejected`]. Burying it works.
     pub fn poison(&self, key: Key) {
         self.state.lock().faults.poison.insert(key);
+    }
+
+    /// The next `n` calls that bury are answered [`TierError::Unavailable`].
+    pub fn fail_bury(&self, n: u32) {
+        self.state.lock().faults.failing_buries = n;
+    }
+
+    /// The next `n` calls that unbury are answered [`TierError::Unavailable`].
+    pub fn fail_unbury(&self, n: u32) {
+        self.state.lock().faults.failing_unburies = n;
     }
 
     pub fn cure(&self, key: &Key) {
@@ -201,15 +213,20 @@ impl MemoryTier {
     ) -> Result<T, TierError> {
         let state = &mut *self.state.lock();
         count(&mut state.calls);
-        if state.faults.failing_calls > 0 {
-            state.faults.failing_calls -= 1;
-            return Err(TierError::Unavailable("a planted failure".into()));
-        }
+        fail(&mut state.faults.failing_calls)?;
         if state.faults.down {
             return Err(TierError::Unavailable("down".into()));
         }
         work(state)
     }
+}
+
+fn fail(failing_calls: &mut u32) -> Result<(), TierError> {
+    if *failing_calls == 0 {
+        return Ok(());
+    }
+    *failing_calls -= 1;
+    Err(TierError::Unavailable("a planted failure".into()))
 }
 
 impl State {
@@ -352,6 +369,7 @@ impl Tier for MemoryTier {
             self.call(
                 |n| n.letters += 1,
                 |state| {
+                    fail(&mut state.faults.failing_buries)?;
                     state.bury(letter);
                     Ok(())
                 },
@@ -371,6 +389,7 @@ impl Tier for MemoryTier {
             self.call(
                 |n| n.letters += 1,
                 |state| {
+                    fail(&mut state.faults.failing_unburies)?;
                     if state.letters.get(key).is_some_and(|letter| letter.effect.version() <= version) {
                         state.letters.remove(key);
                     }
