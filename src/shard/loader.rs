@@ -109,6 +109,7 @@ impl Loader {
                 core.counters.loaded_rows.add(rows.len() as u64);
                 self.resize(keys.len(), &rows);
                 self.complete(core, batch, rows);
+                core.spill.notify_one(); // what came in may have evicted what the tier does not have yet
             }
             Err(error) => {
                 core.counters.load_errors.add(1);

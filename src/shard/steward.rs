@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -14,11 +15,11 @@ use super::core::{Core, Serving};
 use super::fence::FenceKeeper;
 use super::spiller::SetAside;
 use crate::backoff::{Backoff, Stopped};
-use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName, TierId};
+use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName};
 use crate::record::{Key, Lsn};
 use crate::replication::ReplicatedLog;
 use crate::slots::{Slot, SlotSet};
-use crate::tier::{SharedTier, TierError};
+use crate::tier::{Prepared, SharedTier, TierError};
 
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
 const LOOK: Duration = Duration::from_millis(50);
@@ -30,7 +31,8 @@ pub(super) struct Ledger {
     pub wanted: Option<Assignment>,
     pub held: Option<Holding>,
     pub state: MemberState,
-    pub tier_id: Option<TierId>,
+    /// Once it was reached.
+    pub tier: Option<Prepared>,
 }
 
 /// See the module.
@@ -46,8 +48,8 @@ pub(super) struct Steward {
     pub stop: CancellationToken,
     /// Held while [`Steward::run`] runs.
     pub running: tokio::sync::Mutex<()>,
-    /// Ends the scan that fills the filter, when another one starts.
-    pub filter_scan: Mutex<CancellationToken>,
+    /// Ends the scan that fills the filter, when another one starts. Locked by whoever changes the filter for a scan.
+    pub filter_scan: Arc<Mutex<CancellationToken>>,
 }
 
 /// Why an assignment is not carried out yet.
@@ -78,7 +80,7 @@ impl Steward {
     pub async fn run(&self) {
         let _running = self.running.lock().await;
         let mut backoff = Backoff::new();
-        loop {
+        while !self.stop.is_cancelled() {
             let (wanted, is_done) = {
                 let ledger = self.ledger.lock();
                 let is_done = matches!(ledger.state, MemberState::Serving | MemberState::Refusing(_));
@@ -123,6 +125,9 @@ impl Steward {
     }
 
     async fn pursue(&self, wanted: &Assignment) -> Result<(), Obstacle> {
+        if self.core.tier.is_some() && self.fence.current().is_err() {
+            self.forget_everything().await;
+        }
         let held = self.ledger.lock().held.clone();
         let (held, kept) = match held {
             Some(held) if held.shard == wanted.shard => {
@@ -132,6 +137,7 @@ impl Steward {
             other => (other, SlotSet::empty()),
         };
         let gained = wanted.slots.difference(&kept);
+        let lost = held.as_ref().map_or_else(SlotSet::empty, |held| held.slots.difference(&kept));
         if let Some(held) = held {
             self.let_go(&held, &kept, wanted).await?;
         }
@@ -139,9 +145,9 @@ impl Steward {
             self.core.log.begin(wanted.epoch, Lsn(0));
             return self.take_over(wanted).await;
         };
-        self.prepare(tier).await?;
+        self.check_strict(&self.prepare(tier).await?)?;
         self.claim(tier, wanted).await?;
-        if !gained.is_empty() {
+        if !gained.is_empty() || !lost.is_empty() {
             self.restart_filter(tier, wanted.slots.clone());
             self.bring_back_dead_letters(tier, &gained).await?;
         }
@@ -162,6 +168,11 @@ impl Steward {
         if let Some(tier) = self.core.tier.as_ref().filter(|_| held.shard != wanted.shard) {
             self.write_fence(tier, held.shard.clone(), wanted, SlotSet::empty()).await?;
         }
+        // Whoever gets the slots brings the dead letters back.
+        for (key, _) in self.set_aside.buried_in(&lost) {
+            self.set_aside.remove(&key);
+        }
+        self.core.store.forget(&lost);
         let mut ledger = self.ledger.lock();
         ledger.held = Some(Holding { slots: kept.clone(), ..held.clone() });
         let spilled = self.core.counters.spilled_rows.get() - spilled_before;
@@ -176,7 +187,7 @@ impl Steward {
             let progress = self.core.progress.notified();
             self.core.spill.notify_one();
             let left = self.core.store.entries_in(slots);
-            if left <= self.set_aside.len() {
+            if left == 0 || left == self.buried_in(slots) {
                 return Ok(());
             }
             {
@@ -193,7 +204,7 @@ impl Steward {
             tokio::select! {
                 () = stop.cancelled() => return Err(Stopped.into()),
                 () = self.fence.until_lost() => {
-                    self.fence.lost().await;
+                    self.fence.tell_again();
                     return Err(Obstacle::Refuse("another owner has taken over the fence".to_owned()));
                 }
                 _ = timeout(LOOK, progress) => {}
@@ -201,9 +212,31 @@ impl Steward {
         }
     }
 
-    async fn prepare(&self, tier: &SharedTier) -> Result<(), Obstacle> {
-        if self.ledger.lock().tier_id.is_some() {
-            return Ok(());
+    /// How many records of `slots` are in memory and, in this very version, in the dead-letter table.
+    fn buried_in(&self, slots: &SlotSet) -> usize {
+        let is_newest = |key: &Key, version| self.core.store.explain(key).is_some_and(|seen| seen.version == version);
+        self.set_aside.buried_in(slots).iter().filter(|(key, version)| is_newest(key, *version)).count()
+    }
+
+    /// Forgets what was in memory when the fence was lost: since then, others may have written those keys. Nothing is
+    /// served from it any more, and nothing of it is being flushed: without a fence the spiller gives up at once.
+    async fn forget_everything(&self) {
+        let unspilled = self.core.store.stats().unspilled;
+        if unspilled > 0 {
+            error!(unspilled, "forgetting records that another owner of the fence kept out of the tier");
+        }
+        if self.ledger.lock().held.take().is_some() {
+            self.refuse("another owner has taken over the fence of this shard").await;
+        }
+        self.core.store.forget(&SlotSet::all());
+        self.set_aside.clear();
+        let _ = self.fence.until_lost().now_or_never(); // it is known
+    }
+
+    /// Makes the tier ready for use, once.
+    pub async fn prepare(&self, tier: &SharedTier) -> Result<Prepared, TierError> {
+        if let Some(prepared) = self.ledger.lock().tier.clone() {
+            return Ok(prepared);
         }
         let prepared = tier.prepare().await;
         self.core.note_tier(&prepared);
@@ -211,10 +244,14 @@ impl Steward {
         for warning in &prepared.warnings {
             warn!(tier = tier.describe(), "{warning}");
         }
+        self.ledger.lock().tier = Some(prepared.clone());
+        Ok(prepared)
+    }
+
+    fn check_strict(&self, prepared: &Prepared) -> Result<(), Obstacle> {
         if self.core.options.strict && !prepared.warnings.is_empty() {
             return Err(Obstacle::Refuse(format!("--strict: {}", prepared.warnings.join("; "))));
         }
-        self.ledger.lock().tier_id = Some(prepared.id);
         Ok(())
     }
 
@@ -311,10 +348,14 @@ impl Steward {
 
     fn restart_filter(&self, tier: &SharedTier, slots: SlotSet) {
         let scan = self.stop.child_token();
-        std::mem::replace(&mut *self.filter_scan.lock(), scan.clone()).cancel();
-        self.core.store.restart_filter();
-        let (core, tier) = (Arc::clone(&self.core), tier.clone());
-        self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, &scan).await });
+        {
+            let mut current = self.filter_scan.lock();
+            std::mem::replace(&mut *current, scan.clone()).cancel();
+            self.core.store.restart_filter();
+            self.core.store.extend_filter(&self.set_aside.keys());
+        }
+        let (core, tier, current) = (Arc::clone(&self.core), tier.clone(), Arc::clone(&self.filter_scan));
+        self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, &scan, &current).await });
     }
 
     /// Takes what the tier had rejected back into memory, but what newer rows have overtaken.
@@ -332,7 +373,9 @@ impl Steward {
                 let room = self.core.room(letter.effect.size_bytes(), Instant::now() + DEAD_LETTER_TIMEOUT).await;
                 let admission = room.map_err(|error| Obstacle::Wait(error.to_string()))?;
                 self.core.apply_effect(&letter.effect, admission);
-                self.set_aside.insert(key);
+                // As if it had a row: its deletion must go by way of the tier, where the letter is.
+                self.core.store.extend_filter([&key]);
+                self.set_aside.insert(key, Some(letter.effect.version()));
             }
         }
         Ok(())
@@ -372,36 +415,36 @@ impl Steward {
         self.ledger.lock().state = MemberState::Draining;
         self.stop.cancel();
         let _halted = self.running.lock().await;
-        let held = self.ledger.lock().held.clone();
-        self.refuse("it is stopping").await;
-        let (Some(held), Some(tier)) = (held, &self.core.tier) else { return Ok(0) };
         let deadline = Instant::now() + self.core.options.drain_timeout;
+        let unspilled = || self.core.store.stats().unspilled;
+        if timeout_at(deadline, self.refuse("it is stopping")).await.is_err() {
+            warn!("stopping although commands are still waiting");
+            return Err(unspilled());
+        }
+        let Some(tier) = &self.core.tier else { return Ok(0) };
+        if self.fence.current().is_err() {
+            return if unspilled() == 0 { Ok(0) } else { Err(unspilled()) };
+        }
         let spilled_before = self.core.counters.spilled_rows.get();
-        info!(unspilled = self.core.store.stats().unspilled, "spilling what the tier does not have yet");
+        info!(unspilled = unspilled(), "spilling what the tier does not have yet");
         self.core.store.vacate(&SlotSet::all());
         let never = CancellationToken::new();
         let is_drained = matches!(timeout_at(deadline, self.drain(&SlotSet::all(), &never)).await, Ok(Ok(())));
         if !is_drained {
-            return Err(self.core.store.stats().unspilled);
+            return Err(unspilled());
         }
-        match timeout_at(deadline, self.mark_clean(tier, &held)).await {
+        match timeout_at(deadline, self.mark_clean(tier)).await {
             Ok(true) => Ok(self.core.counters.spilled_rows.get() - spilled_before),
             Ok(false) | Err(_) => Err(0),
         }
     }
 
-    async fn mark_clean(&self, tier: &SharedTier, held: &Holding) -> bool {
+    async fn mark_clean(&self, tier: &SharedTier) -> bool {
         let never = CancellationToken::new();
         let mut backoff = Backoff::new();
         loop {
             let Some(row) = self.fence.row() else { return false };
-            let clean = Fence {
-                token: row.token.next(),
-                slots: held.slots.clone(),
-                lsn: self.core.log.last_lsn(),
-                clean: true,
-                ..row.clone()
-            };
+            let clean = Fence { token: row.token.next(), lsn: self.core.log.last_lsn(), clean: true, ..row.clone() };
             match tier.swap_fence(Some(row.token), &clean).await {
                 Ok(true) => return true,
                 Ok(false) | Err(TierError::OutcomeUnknown(_)) => {
@@ -419,7 +462,13 @@ impl Steward {
 }
 
 /// Reads all keys with rows (R17). Until it has ended, every key may have one.
-async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &CancellationToken) {
+async fn fill_filter(
+    core: &Core,
+    tier: &SharedTier,
+    slots: &SlotSet,
+    stop: &CancellationToken,
+    current: &Mutex<CancellationToken>,
+) {
     let started = Instant::now();
     let mut backoff = Backoff::new();
     let mut keys = 0_usize;
@@ -427,9 +476,6 @@ async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &Can
         let mut position: (Slot, Option<Key>) = (first, None);
         loop {
             let page = tier.scan(position.0, position.1.as_ref(), last, FILTER_PAGE_ROWS).await;
-            if stop.is_cancelled() {
-                return;
-            }
             core.note_tier(&page);
             let Ok(page) = page else {
                 if backoff.wait(stop).await.is_err() {
@@ -437,7 +483,13 @@ async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &Can
                 }
                 continue;
             };
-            core.store.extend_filter(page.iter().map(|row| &row.key));
+            {
+                let _current = current.lock();
+                if stop.is_cancelled() {
+                    return; // the filter is another scan's
+                }
+                core.store.extend_filter(page.iter().map(|row| &row.key));
+            }
             keys += page.len();
             let is_last = page.len() < FILTER_PAGE_ROWS;
             match page.into_iter().last() {
@@ -446,6 +498,12 @@ async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &Can
             }
         }
     }
-    core.store.finish_filter();
+    {
+        let _current = current.lock();
+        if stop.is_cancelled() {
+            return;
+        }
+        core.store.finish_filter();
+    }
     info!(keys, millis = started.elapsed().as_millis() as u64, "the filter of spilled keys is complete");
 }
