@@ -39,10 +39,7 @@ impl Member for Shard {
         let steward = std::sync::Arc::clone(&self.steward);
         // R5: SQL runs in a task of ours.
         let asked = self.core.tasks.spawn_work(async move {
-            if steward.ledger.lock().tier_id.is_none() {
-                let prepared = tier.prepare().await?; // there may be no tables yet
-                steward.ledger.lock().tier_id = Some(prepared.id);
-            }
+            steward.prepare(&tier).await?; // there may be no tables yet
             tier.fences().await
         });
         match asked.await {
@@ -56,7 +53,16 @@ impl Member for Shard {
 
     async fn retire(&self, expected: Fence, slots: SlotSet, epoch: Epoch) -> Result<bool, ControlError> {
         let Some(tier) = self.core.tier.clone() else { return Ok(true) };
-        let row = Fence { token: expected.token.next(), slots, epoch, clean: true, ..expected.clone() };
+        let row = Fence {
+            shard: expected.shard.clone(),
+            token: expected.token.next(),
+            // Not the old owner's: it would take the new token for its own (R20).
+            incarnation: self.steward.incarnation,
+            epoch,
+            slots,
+            lsn: expected.lsn,
+            clean: true,
+        };
         let shard = expected.shard.clone();
         let swapped = self.core.tasks.spawn_work(async move { tier.swap_fence(Some(expected.token), &row).await });
         let swapped = swapped.await.map_err(|error| ControlError::Tier(error.to_string()))?;
@@ -110,7 +116,7 @@ impl Shard {
         let ledger = self.steward.ledger.lock();
         MemberStatus {
             incarnation: self.steward.incarnation,
-            tier_id: ledger.tier_id,
+            tier_id: ledger.tier.as_ref().map(|prepared| prepared.id),
             is_pure_cache: self.core.tier.is_none(),
             held: ledger.held.clone(),
             state: ledger.state.clone(),

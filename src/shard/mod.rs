@@ -132,13 +132,13 @@ impl Shard {
                 wanted: None,
                 held: None,
                 state: MemberState::Unassigned,
-                tier_id: None,
+                tier: None,
             })),
             wake: Arc::new(Notify::new()),
             incarnation,
             stop: stop.child_token(),
             running: tokio::sync::Mutex::default(),
-            filter_scan: Mutex::new(CancellationToken::new()),
+            filter_scan: Mutex::default(),
         });
         let shard = Self { core, steward, lead: Arc::default(), started: Instant::now(), stop };
         shard.spawn_tasks();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -14,12 +15,12 @@ use super::core::{Core, Serving};
 use super::fence::FenceKeeper;
 use super::spiller::SetAside;
 use crate::backoff::{Backoff, Stopped};
-use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName, TierId};
+use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName};
 use crate::record::{Key, Lsn};
 use crate::replication::ReplicatedLog;
 use crate::slots::{Slot, SlotSet};
 use crate::store::ScanId;
-use crate::tier::{SharedTier, TierError};
+use crate::tier::{Prepared, SharedTier, TierError};
 
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
 const LOOK: Duration = Duration::from_millis(50);
@@ -31,7 +32,8 @@ pub(super) struct Ledger {
     pub wanted: Option<Assignment>,
     pub held: Option<Holding>,
     pub state: MemberState,
-    pub tier_id: Option<TierId>,
+    /// Once it was reached.
+    pub tier: Option<Prepared>,
 }
 
 /// See the module.
@@ -47,7 +49,7 @@ pub(super) struct Steward {
     pub stop: CancellationToken,
     /// Held while [`Steward::run`] runs.
     pub running: tokio::sync::Mutex<()>,
-    /// Ends the scan that fills the filter, when another one starts.
+    /// Ends the scan that fills the filter, when another one starts. Locked by whoever changes the filter for a scan.
     pub filter_scan: Mutex<CancellationToken>,
 }
 
@@ -79,7 +81,7 @@ impl Steward {
     pub async fn run(&self) {
         let _running = self.running.lock().await;
         let mut backoff = Backoff::new();
-        loop {
+        while !self.stop.is_cancelled() {
             let (wanted, is_done) = {
                 let ledger = self.ledger.lock();
                 let is_done = matches!(ledger.state, MemberState::Serving | MemberState::Refusing(_));
@@ -124,6 +126,9 @@ impl Steward {
     }
 
     async fn pursue(&self, wanted: &Assignment) -> Result<(), Obstacle> {
+        if self.core.tier.is_some() && self.fence.current().is_err() {
+            self.forget_everything().await;
+        }
         let held = self.ledger.lock().held.clone();
         let (held, kept) = match held {
             Some(held) if held.shard == wanted.shard => {
@@ -133,7 +138,7 @@ impl Steward {
             other => (other, SlotSet::empty()),
         };
         let gained = wanted.slots.difference(&kept);
-        let are_other_slots = held.as_ref().is_none_or(|held| held.slots != wanted.slots);
+        let lost = held.as_ref().map_or_else(SlotSet::empty, |held| held.slots.difference(&kept));
         if let Some(held) = held {
             self.let_go(&held, &kept, wanted).await?;
         }
@@ -141,12 +146,14 @@ impl Steward {
             self.core.log.begin(wanted.epoch, Lsn(0));
             return self.take_over(wanted).await;
         };
-        self.prepare(tier).await?;
+        self.check_strict(&self.prepare(tier).await?)?;
         self.claim(tier, wanted).await?;
-        if are_other_slots {
-            self.restart_filter(tier, wanted.slots.clone());
+        if !gained.is_empty() || !lost.is_empty() {
+            let (scan, stop) = self.restart_filter();
+            self.bring_back_dead_letters(tier, &gained, scan).await?;
+            let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
+            self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, scan, &stop).await });
         }
-        self.bring_back_dead_letters(tier, &gained).await?;
         self.take_over(wanted).await
     }
 
@@ -161,17 +168,14 @@ impl Steward {
         let spilled_before = self.core.counters.spilled_rows.get();
         self.core.store.vacate(&lost);
         self.drain(&lost, &self.stop).await?;
-        let unburied = self.set_aside.unburied_in(&lost);
-        if unburied > 0 {
-            let reason = format!("{unburied} records that the tier rejects, as dead letters too, live in memory only");
-            return Err(Obstacle::Wait(reason));
-        }
-        // What is left are dead letters: whoever serves these slots next brings them back.
-        self.core.store.forget(&lost);
-        self.set_aside.forget(&lost);
         if let Some(tier) = self.core.tier.as_ref().filter(|_| held.shard != wanted.shard) {
             self.write_fence(tier, held.shard.clone(), wanted, SlotSet::empty()).await?;
         }
+        // Whoever gets the slots brings the dead letters back.
+        for (key, _) in self.set_aside.buried_in(&lost) {
+            self.set_aside.remove(&key);
+        }
+        self.core.store.forget(&lost);
         let mut ledger = self.ledger.lock();
         ledger.held = Some(Holding { slots: kept.clone(), ..held.clone() });
         let spilled = self.core.counters.spilled_rows.get() - spilled_before;
@@ -185,8 +189,8 @@ impl Steward {
         loop {
             let progress = self.core.progress.notified();
             self.core.spill.notify_one();
-            let left = self.core.store.on_their_way(slots);
-            if left == 0 {
+            let left = self.core.store.entries_in(slots);
+            if left == 0 || left == self.buried_in(slots) {
                 return Ok(());
             }
             {
@@ -203,7 +207,7 @@ impl Steward {
             tokio::select! {
                 () = stop.cancelled() => return Err(Stopped.into()),
                 () = self.fence.until_lost() => {
-                    self.fence.lost().await;
+                    self.fence.tell_again();
                     return Err(Obstacle::Refuse("another owner has taken over the fence".to_owned()));
                 }
                 _ = timeout(LOOK, progress) => {}
@@ -211,9 +215,31 @@ impl Steward {
         }
     }
 
-    async fn prepare(&self, tier: &SharedTier) -> Result<(), Obstacle> {
-        if self.ledger.lock().tier_id.is_some() {
-            return Ok(());
+    /// How many records of `slots` are in memory and, in this very version, in the dead-letter table.
+    fn buried_in(&self, slots: &SlotSet) -> usize {
+        let is_newest = |key: &Key, version| self.core.store.explain(key).is_some_and(|seen| seen.version == version);
+        self.set_aside.buried_in(slots).iter().filter(|(key, version)| is_newest(key, *version)).count()
+    }
+
+    /// Forgets what was in memory when the fence was lost: since then, others may have written those keys. Nothing is
+    /// served from it any more, and nothing of it is being flushed: without a fence the spiller gives up at once.
+    async fn forget_everything(&self) {
+        let unspilled = self.core.store.stats().unspilled;
+        if unspilled > 0 {
+            error!(unspilled, "forgetting records that another owner of the fence kept out of the tier");
+        }
+        if self.ledger.lock().held.take().is_some() {
+            self.refuse("another owner has taken over the fence of this shard").await;
+        }
+        self.core.store.forget(&SlotSet::all());
+        self.set_aside.clear();
+        let _ = self.fence.until_lost().now_or_never(); // it is known
+    }
+
+    /// Makes the tier ready for use, once.
+    pub async fn prepare(&self, tier: &SharedTier) -> Result<Prepared, TierError> {
+        if let Some(prepared) = self.ledger.lock().tier.clone() {
+            return Ok(prepared);
         }
         let prepared = tier.prepare().await;
         self.core.note_tier(&prepared);
@@ -221,10 +247,14 @@ impl Steward {
         for warning in &prepared.warnings {
             warn!(tier = tier.describe(), "{warning}");
         }
+        self.ledger.lock().tier = Some(prepared.clone());
+        Ok(prepared)
+    }
+
+    fn check_strict(&self, prepared: &Prepared) -> Result<(), Obstacle> {
         if self.core.options.strict && !prepared.warnings.is_empty() {
             return Err(Obstacle::Refuse(format!("--strict: {}", prepared.warnings.join("; "))));
         }
-        self.ledger.lock().tier_id = Some(prepared.id);
         Ok(())
     }
 
@@ -319,16 +349,17 @@ impl Steward {
         Ok(())
     }
 
-    fn restart_filter(&self, tier: &SharedTier, slots: SlotSet) {
+    /// Ends the scan that fills the filter, and begins another one.
+    fn restart_filter(&self) -> (ScanId, CancellationToken) {
         let stop = self.stop.child_token();
         std::mem::replace(&mut *self.filter_scan.lock(), stop.clone()).cancel();
         let scan = self.core.store.restart_filter();
-        let (core, tier) = (Arc::clone(&self.core), tier.clone());
-        self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, scan, &stop).await });
+        self.core.store.extend_filter(scan, &self.set_aside.keys());
+        (scan, stop)
     }
 
     /// Takes what the tier had rejected back into memory, but what newer rows have overtaken.
-    async fn bring_back_dead_letters(&self, tier: &SharedTier, slots: &SlotSet) -> Result<(), Obstacle> {
+    async fn bring_back_dead_letters(&self, tier: &SharedTier, slots: &SlotSet, scan: ScanId) -> Result<(), Obstacle> {
         for &(first, last) in slots.ranges() {
             let letters = tier.buried(first, last).await?;
             for letter in letters {
@@ -341,8 +372,10 @@ impl Steward {
                 warn!(version = %letter.effect.version(), reason = letter.reason, "a dead letter is back in memory");
                 let room = self.core.room(letter.effect.size_bytes(), Instant::now() + DEAD_LETTER_TIMEOUT).await;
                 let admission = room.map_err(|error| Obstacle::Wait(error.to_string()))?;
+                // As if it had a row: its deletion must go by way of the tier, where the letter is.
+                self.core.store.extend_filter(scan, [&key]);
                 self.core.apply_effect(&letter.effect, admission);
-                self.set_aside.insert(key, true);
+                self.set_aside.insert(key, Some(letter.effect.version()));
             }
         }
         Ok(())
@@ -382,39 +415,36 @@ impl Steward {
         self.ledger.lock().state = MemberState::Draining;
         self.stop.cancel();
         let _halted = self.running.lock().await;
-        let held = self.ledger.lock().held.clone();
-        self.refuse("it is stopping").await;
-        let unspilled = self.core.store.stats().unspilled;
-        let (Some(held), Some(tier)) = (held, &self.core.tier) else {
-            return if unspilled == 0 { Ok(0) } else { Err(unspilled) };
-        };
         let deadline = Instant::now() + self.core.options.drain_timeout;
+        let unspilled = || self.core.store.stats().unspilled;
+        if timeout_at(deadline, self.refuse("it is stopping")).await.is_err() {
+            warn!("stopping although commands are still waiting");
+            return Err(unspilled());
+        }
+        let Some(tier) = &self.core.tier else { return Ok(0) };
+        if self.fence.current().is_err() {
+            return if unspilled() == 0 { Ok(0) } else { Err(unspilled()) };
+        }
         let spilled_before = self.core.counters.spilled_rows.get();
-        info!(unspilled, "spilling what the tier does not have yet");
+        info!(unspilled = unspilled(), "spilling what the tier does not have yet");
         self.core.store.vacate(&SlotSet::all());
         let never = CancellationToken::new();
         let is_drained = matches!(timeout_at(deadline, self.drain(&SlotSet::all(), &never)).await, Ok(Ok(())));
-        if !is_drained || self.set_aside.unburied_in(&SlotSet::all()) > 0 {
-            return Err(self.core.store.stats().unspilled);
+        if !is_drained {
+            return Err(unspilled());
         }
-        match timeout_at(deadline, self.mark_clean(tier, &held)).await {
+        match timeout_at(deadline, self.mark_clean(tier)).await {
             Ok(true) => Ok(self.core.counters.spilled_rows.get() - spilled_before),
             Ok(false) | Err(_) => Err(0),
         }
     }
 
-    async fn mark_clean(&self, tier: &SharedTier, held: &Holding) -> bool {
+    async fn mark_clean(&self, tier: &SharedTier) -> bool {
         let never = CancellationToken::new();
         let mut backoff = Backoff::new();
         loop {
             let Some(row) = self.fence.row() else { return false };
-            let clean = Fence {
-                token: row.token.next(),
-                slots: held.slots.clone(),
-                lsn: self.core.log.last_lsn(),
-                clean: true,
-                ..row.clone()
-            };
+            let clean = Fence { token: row.token.next(), lsn: self.core.log.last_lsn(), clean: true, ..row.clone() };
             match tier.swap_fence(Some(row.token), &clean).await {
                 Ok(true) => return true,
                 Ok(false) | Err(TierError::OutcomeUnknown(_)) => {

@@ -160,6 +160,7 @@ impl Partition {
     }
 
     pub fn forget(&mut self, slots: &SlotSet, garbage: &mut Garbage) {
+        self.fills.poison_slots(slots); // R12
         for handle in self.handles_in(slots) {
             self.policy.remove(handle);
             self.remove(handle, garbage);
