@@ -29,10 +29,10 @@ impl Failures {
     pub fn add(&mut self, key: Option<&Key>, error: &Error) {
         self.count += 1;
         let text = describe(error);
-        match self.kinds.iter().position(|kind| kind.text == text) {
-            Some(i) => self.kinds[i].count += 1,
-            None if self.kinds.len() < KINDS_MAX => self.kinds.push(Kind { text, key: key.cloned(), count: 1 }),
-            None => {}
+        if let Some(kind) = self.kinds.iter_mut().find(|kind| kind.text == text) {
+            kind.count += 1;
+        } else if self.kinds.len() < KINDS_MAX {
+            self.kinds.push(Kind { text, key: key.cloned(), count: 1 });
         }
     }
 

@@ -1,6 +1,6 @@
 //! Standard output and error on a thread of their own: a pipe whose reader is slow must not stop the runtime.
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -10,7 +10,8 @@ const PIECES_MAX: usize = 4;
 /// Writes in order, to the one stream or the other.
 pub(super) struct Output {
     pieces: mpsc::Sender<Piece>,
-    failure: oneshot::Receiver<io::Error>,
+    /// Taken once it has been told.
+    failure: Option<oneshot::Receiver<io::Error>>,
 }
 
 enum Piece {
@@ -31,7 +32,7 @@ impl Output {
             }
         };
         std::thread::Builder::new().name("kv-output".to_owned()).spawn(write)?;
-        Ok(Self { pieces, failure })
+        Ok(Self { pieces, failure: Some(failure) })
     }
 
     /// # Errors
@@ -67,8 +68,11 @@ impl Output {
     }
 
     async fn failure(&mut self) -> io::Error {
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the output has ended");
-        (&mut self.failure).await.unwrap_or_else(gone)
+        let told = match self.failure.take() {
+            Some(failure) => failure.await.ok(),
+            None => None,
+        };
+        told.unwrap_or_else(|| io::Error::new(ErrorKind::BrokenPipe, "the output has ended"))
     }
 }
 
