@@ -26,7 +26,12 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        // Relaxed: only this one number is ordered, no other memory depends on it.
+        // Relaxed: only this one number is ordered, no other memory depends on it. A load first: most calls come in the same
+        // millisecond, and a write would take the cache line from the other threads.
+        let last_ms = self.last_ms.load(Ordering::Relaxed);
+        if wall_ms == last_ms {
+            return Timestamp(wall_ms);
+        }
         Timestamp(self.last_ms.fetch_max(wall_ms, Ordering::Relaxed).max(wall_ms))
     }
 }

@@ -28,8 +28,8 @@ pub struct View<'a> {
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub status: Result<MemberStatus, ControlError>,
-    /// Why it did not take the last order.
-    pub refusal: Option<ControlError>,
+    /// Whether it took the last order, so that it follows this primary; `Err` if it refused.
+    pub obeyed: Result<bool, ControlError>,
 }
 
 /// The next steps.
@@ -149,15 +149,12 @@ fn plan_member(
             Some(_) | None => plan.orders.push(assignment(view, name, plan.epoch, open.clone())),
         }
     }
-    let refusal = seen.and_then(|seen| seen.refusal.as_ref());
-    let served = match (held, refusal) {
-        (Some(held), None) => {
-            let served = held.slots.intersection(&open);
-            route(plan, served.clone(), Ok((name.clone(), held.epoch)));
-            served
-        }
-        (Some(_) | None, _) => SlotSet::empty(),
-    };
+    // Another primary may lead it: nothing goes to it before it has taken an order.
+    let follows = seen.is_some_and(|seen| seen.obeyed == Ok(true));
+    let served = held.filter(|_| follows).map_or_else(SlotSet::empty, |held| held.slots.intersection(&open));
+    if let Some(held) = held {
+        route(plan, served.clone(), Ok((name.clone(), held.epoch)));
+    }
     route(plan, open.difference(&served), Err(unserved_reason(name, seen)));
 }
 
@@ -176,9 +173,9 @@ fn holders(view: &View<'_>) -> Vec<Holder> {
     let mut holders: Vec<Holder> = Vec::new();
     for (name, seen) in view.members {
         if let Some(held) = live_holding(name, seen) {
-            let presence = match &seen.refusal {
-                Some(ControlError::OtherList(list)) => Presence::Disobedient(list.clone()),
-                _ => Presence::Here,
+            let presence = match &seen.obeyed {
+                Err(ControlError::OtherList(list)) => Presence::Disobedient(list.clone()),
+                Ok(_) | Err(_) => Presence::Here,
             };
             holders.push(Holder { name: name.clone(), epoch: held.epoch, slots: held.slots.clone(), presence });
         }
@@ -241,7 +238,7 @@ fn blocked_reason(view: &View<'_>, holder: &Holder) -> String {
 
 fn unserved_reason(name: &ShardName, seen: Option<&Seen>) -> String {
     let Some(seen) = seen else { return format!("{name} has not been asked yet") };
-    if let Some(refusal) = &seen.refusal {
+    if let Err(refusal) = &seen.obeyed {
         return format!("{name}: {refusal}");
     }
     match &seen.status {

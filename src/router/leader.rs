@@ -135,7 +135,7 @@ impl<P: Peer> Leader<P> {
         });
         let answers = join_all(asked).await;
         for (name, seen) in answers {
-            if let Some(ControlError::StaleEpoch(epoch)) = &seen.refusal {
+            if let Err(ControlError::StaleEpoch(epoch)) = &seen.obeyed {
                 self.epoch = self.epoch.max(Some(*epoch));
             }
             self.seen.insert(name, seen);
@@ -227,17 +227,17 @@ impl<P: Peer> Leader<P> {
 
 async fn look<P: Peer>(peer: &P, order: Option<Assignment>) -> Seen {
     let timed_out = || ControlError::Unreachable("no answer in time".to_owned());
-    let refusal = match order {
-        None => None,
+    let obeyed = match order {
+        None => Ok(false),
         Some(order) => match timeout(ASK_TIMEOUT, peer.assign(order)).await {
-            Ok(Ok(status)) => return Seen { status: Ok(status), refusal: None },
-            Ok(Err(error @ ControlError::Unreachable(_))) => return Seen { status: Err(error), refusal: None },
-            Ok(Err(error)) => Some(error),
-            Err(_) => return Seen { status: Err(timed_out()), refusal: None },
+            Ok(Ok(status)) => return Seen { status: Ok(status), obeyed: Ok(true) },
+            Ok(Err(error @ ControlError::Unreachable(_))) => return Seen { status: Err(error), obeyed: Ok(false) },
+            Ok(Err(error)) => Err(error),
+            Err(_) => return Seen { status: Err(timed_out()), obeyed: Ok(false) },
         },
     };
     let status = timeout(ASK_TIMEOUT, peer.status()).await.unwrap_or_else(|_| Err(timed_out()));
-    Seen { status, refusal }
+    Seen { status, obeyed }
 }
 
 impl<P> fmt::Debug for Leader<P> {

@@ -158,6 +158,10 @@ impl Core {
         if known.unspilled.is_some() && self.is_write_through() {
             return Err(command); // not acknowledged yet, so not to be seen yet
         }
+        match known.found {
+            Some(_) => self.counters.hits.add(1),
+            None => self.counters.misses.add(1),
+        }
         if known.found.is_none() && self.tier.is_some() {
             self.counters.loads_avoided.add(1);
         }
@@ -200,6 +204,7 @@ impl Core {
         let Some(key) = command.key() else {
             return Err(Error::Invalid("this command has no key".to_owned()));
         };
+        self.counters.misses.add(1); // or a hit that has to wait for the tier, which is as slow
         let known = self.know(key, deadline).await?;
         if let Some(version) = known.unspilled.filter(|_| self.is_write_through()) {
             self.wait_clean(key, version, deadline).await.map_err(|()| {
@@ -210,10 +215,6 @@ impl Core {
     }
 
     fn reply_read(&self, command: Command, found: Option<Found>) -> Result<Reply, Error> {
-        match &found {
-            Some(_) => self.counters.hits.add(1),
-            None => self.counters.misses.add(1),
-        }
         match evaluate(command, found, self.clock.now()) {
             Some(Outcome { reply: Answer::Reply(reply), mutation: None }) => Ok(reply),
             Some(_) | None => Err(Error::Invalid("this command is not a read of a key".to_owned())),

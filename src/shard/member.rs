@@ -12,12 +12,15 @@ use crate::slots::SlotSet;
 
 /// A primary that was not heard of for this long does not lead any more.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// One that has resigned leads no more after this, unless another with the same list is heard of.
+const RESIGNED_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// The list of secondaries of the primary that leads this one, and when it was last heard of.
+/// The list of secondaries of the primary, or the primaries, that lead this one.
 #[derive(Debug)]
 pub(super) struct Lead {
     list: Vec<ShardName>,
-    heard: Instant,
+    /// It leads no more if it is not heard of until then.
+    until: Instant,
 }
 
 impl Member for Shard {
@@ -63,9 +66,9 @@ impl Member for Shard {
     }
 
     async fn resign(&self, list: Vec<ShardName>) -> Result<(), ControlError> {
-        let mut lead = self.lead.lock();
-        if lead.as_ref().is_some_and(|lead| lead.list == list) {
-            *lead = None;
+        if let Some(lead) = self.lead.lock().as_mut().filter(|lead| lead.list == list) {
+            // Others may lead with the same list: they will be heard of in time.
+            lead.until = lead.until.min(Instant::now() + RESIGNED_TIMEOUT);
         }
         Ok(())
     }
@@ -74,12 +77,12 @@ impl Member for Shard {
 impl Shard {
     fn accept_lead(&self, list: &[ShardName]) -> Result<(), ControlError> {
         let mut lead = self.lead.lock();
-        let other = lead.as_ref().filter(|lead| lead.list != list && lead.heard.elapsed() < LEAD_TIMEOUT);
+        let other = lead.as_ref().filter(|lead| lead.list != list && lead.until > Instant::now());
         if let Some(other) = other {
             let names: Vec<&str> = other.list.iter().map(ShardName::as_str).collect();
             return Err(ControlError::OtherList(names.join(" ")));
         }
-        *lead = Some(Lead { list: list.to_vec(), heard: Instant::now() });
+        *lead = Some(Lead { list: list.to_vec(), until: Instant::now() + LEAD_TIMEOUT });
         Ok(())
     }
 

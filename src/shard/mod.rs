@@ -138,7 +138,7 @@ impl Shard {
             incarnation,
             stop: stop.child_token(),
             running: tokio::sync::Mutex::default(),
-            filter_scan: Mutex::new(CancellationToken::new()),
+            filter_scan: Arc::new(Mutex::new(CancellationToken::new())),
         });
         let shard = Self { core, steward, lead: Arc::default(), started: Instant::now(), stop };
         shard.spawn_tasks();
@@ -277,7 +277,7 @@ impl Shard {
             Command::Scan { cursor, limit } => scan::page(&self.core, serving, cursor, limit).await,
             Command::Count => self.count(),
             Command::Stats => Ok(Reply::Stats(vec![self.stats(serving)])),
-            Command::Explain { key } => self.explain(serving, &key, deadline).await,
+            Command::Explain { key } => self.explain(serving, &key).await,
             command @ (Command::Get { .. }
             | Command::Put { .. }
             | Command::Delete { .. }

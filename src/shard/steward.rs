@@ -47,7 +47,7 @@ pub(super) struct Steward {
     /// Held while [`Steward::run`] runs.
     pub running: tokio::sync::Mutex<()>,
     /// Ends the scan that fills the filter, when another one starts.
-    pub filter_scan: Mutex<CancellationToken>,
+    pub filter_scan: Arc<Mutex<CancellationToken>>,
 }
 
 /// Why an assignment is not carried out yet.
@@ -311,10 +311,28 @@ impl Steward {
 
     fn restart_filter(&self, tier: &SharedTier, slots: SlotSet) {
         let scan = self.stop.child_token();
-        std::mem::replace(&mut *self.filter_scan.lock(), scan.clone()).cancel();
-        self.core.store.restart_filter();
-        let (core, tier) = (Arc::clone(&self.core), tier.clone());
-        self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, &scan).await });
+        {
+            // Under the lock, so that an older scan can't finish the filter in between.
+            let mut current = self.filter_scan.lock();
+            std::mem::replace(&mut *current, scan.clone()).cancel();
+            self.core.store.restart_filter();
+        }
+        let (core, tier, current) = (Arc::clone(&self.core), tier.clone(), Arc::clone(&self.filter_scan));
+        self.core.tasks.spawn("filter", async move {
+            let started = Instant::now();
+            let Ok(keys) = fill_filter(&core, &tier, &slots, &scan).await else { return };
+            let is_finished = {
+                let _current = current.lock();
+                let is_current = !scan.is_cancelled();
+                if is_current {
+                    core.store.finish_filter();
+                }
+                is_current
+            };
+            if is_finished {
+                info!(keys, millis = started.elapsed().as_millis() as u64, "the filter of spilled keys is complete");
+            }
+        });
     }
 
     /// Takes what the tier had rejected back into memory, but what newer rows have overtaken.
@@ -374,10 +392,13 @@ impl Steward {
         let _halted = self.running.lock().await;
         let held = self.ledger.lock().held.clone();
         self.refuse("it is stopping").await;
-        let (Some(held), Some(tier)) = (held, &self.core.tier) else { return Ok(0) };
+        let unspilled = self.core.store.stats().unspilled;
+        let (Some(held), Some(tier)) = (held, &self.core.tier) else {
+            return if unspilled == 0 { Ok(0) } else { Err(unspilled) };
+        };
         let deadline = Instant::now() + self.core.options.drain_timeout;
         let spilled_before = self.core.counters.spilled_rows.get();
-        info!(unspilled = self.core.store.stats().unspilled, "spilling what the tier does not have yet");
+        info!(unspilled, "spilling what the tier does not have yet");
         self.core.store.vacate(&SlotSet::all());
         let never = CancellationToken::new();
         let is_drained = matches!(timeout_at(deadline, self.drain(&SlotSet::all(), &never)).await, Ok(Ok(())));
@@ -418,34 +439,33 @@ impl Steward {
     }
 }
 
-/// Reads all keys with rows (R17). Until it has ended, every key may have one.
-async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &CancellationToken) {
-    let started = Instant::now();
+/// Reads all keys with rows into the filter (R17). Returns how many there were.
+async fn fill_filter(
+    core: &Core,
+    tier: &SharedTier,
+    slots: &SlotSet,
+    stop: &CancellationToken,
+) -> Result<usize, Stopped> {
     let mut backoff = Backoff::new();
-    let mut keys = 0_usize;
+    let mut keys = 0;
     for &(first, last) in slots.ranges() {
         let mut position: (Slot, Option<Key>) = (first, None);
         loop {
             let page = tier.scan(position.0, position.1.as_ref(), last, FILTER_PAGE_ROWS).await;
-            if stop.is_cancelled() {
-                return;
-            }
             core.note_tier(&page);
             let Ok(page) = page else {
-                if backoff.wait(stop).await.is_err() {
-                    return;
-                }
+                backoff.wait(stop).await?;
                 continue;
             };
             core.store.extend_filter(page.iter().map(|row| &row.key));
             keys += page.len();
             let is_last = page.len() < FILTER_PAGE_ROWS;
             match page.into_iter().last() {
+                Some(_) if stop.is_cancelled() => return Err(Stopped),
                 Some(row) if !is_last => position = (row.slot, Some(row.key)),
                 Some(_) | None => break,
             }
         }
     }
-    core.store.finish_filter();
-    info!(keys, millis = started.elapsed().as_millis() as u64, "the filter of spilled keys is complete");
+    Ok(keys)
 }

@@ -214,6 +214,11 @@ impl Store {
         self.partition(hash).write().await_clean(key, hash, version, ticket)
     }
 
+    /// Whether something waits to be spilled.
+    pub fn has_spill(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.read().has_spill())
+    }
+
     /// What is to be written into the tier next, coldest first: at most `rows_max` effects and about `bytes_max` bytes, each
     /// key once. The caller reports back with [`Store::confirm`], [`Store::unflushed`] or [`Store::set_aside`].
     pub fn take_spill(&self, rows_max: usize, bytes_max: usize) -> Vec<Effect> {
