@@ -69,6 +69,7 @@ start_server() {
     "${as_server[@]}" "$@" </dev/null >>"$log" 2>&1 &
     server=$!
     servers+=("$server")
+    disown "$server" # or bash says that it was killed
 }
 
 # wait_for SECONDS PID CMD…: until CMD succeeds; fails when PID is gone or the time is up.
