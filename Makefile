@@ -34,6 +34,7 @@ fmt: ## formats the source
 	cargo fmt
 
 deny: ## licences, advisories and bans of the dependencies (needs cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is missing: cargo install --locked cargo-deny'; exit 1; }
 	cargo deny --locked check
 
 clean: ## removes what was built

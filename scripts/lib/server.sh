@@ -24,6 +24,9 @@ require() {
 prepare_directory() {
     directory=$(mktemp -d "${TMPDIR:-/tmp}/overspill-${0##*/}.XXXXXX")
     trap stop_all EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    trap 'exit 129' HUP
     as_server=()
     if command -v setpriv >/dev/null; then
         as_server=(setpriv --pdeathsig KILL)
@@ -66,6 +69,7 @@ start_server() {
     "${as_server[@]}" "$@" </dev/null >>"$log" 2>&1 &
     server=$!
     servers+=("$server")
+    disown "$server" # or bash says that it was killed
 }
 
 # wait_for SECONDS PID CMD…: until CMD succeeds; fails when PID is gone or the time is up.
@@ -86,10 +90,23 @@ tree_of() {
     printf '%s\n' "$1"
 }
 
+# until_gone PID: bounded. Not with `wait`, which in a trap may not come back though the process has ended.
+until_gone() {
+    local attempt
+    # shellcheck disable=SC2034
+    for attempt in {1..100}; do
+        kill -0 "$1" 2>/dev/null || return 0
+        sleep 0.05
+    done
+    return 1
+}
+
 stop_command() {
-    local pid
-    for pid in $(tree_of "$command_pid"); do kill -TERM "$pid" 2>/dev/null || true; done
-    wait "$command_pid" 2>/dev/null || true
+    trap '' INT TERM HUP
+    local pid pids
+    pids=$(tree_of "$command_pid")
+    for pid in $pids; do kill -TERM "$pid" 2>/dev/null || true; done
+    for pid in $pids; do until_gone "$pid" || kill -KILL "$pid" 2>/dev/null || true; done
     exit "$1"
 }
 
@@ -113,7 +130,7 @@ stop_all() {
     trap '' INT TERM HUP
     local pid
     for pid in "${servers[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
-    for pid in "${servers[@]}"; do wait "$pid" 2>/dev/null || true; done
+    for pid in "${servers[@]}"; do until_gone "$pid" || true; done
     if [ -n "$directory" ]; then rm -rf "$directory"; fi
 }
 
