@@ -1,4 +1,5 @@
 //! Whole shards over a tier in memory: one test a rule, and a random model. Each of them fails when its rule is taken out.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 mod evaluate;
 mod expiry;
