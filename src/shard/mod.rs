@@ -16,6 +16,7 @@ mod counters;
 mod evaluate;
 mod expirer;
 mod fence;
+mod filter;
 mod latches;
 mod loader;
 mod member;

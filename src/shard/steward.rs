@@ -13,18 +13,18 @@ use tracing::{error, info, warn};
 
 use super::core::{Core, Serving};
 use super::fence::FenceKeeper;
+use super::filter;
 use super::spiller::SetAside;
 use crate::backoff::{Backoff, Stopped};
 use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName};
 use crate::record::{Key, Lsn};
 use crate::replication::ReplicatedLog;
-use crate::slots::{Slot, SlotSet};
+use crate::slots::SlotSet;
 use crate::store::ScanId;
 use crate::tier::{Prepared, SharedTier, TierError};
 
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
 const LOOK: Duration = Duration::from_millis(50);
-const FILTER_PAGE_ROWS: usize = 10_000;
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the shard is and what it shall be.
@@ -152,7 +152,7 @@ impl Steward {
             let (scan, stop) = self.restart_filter();
             self.bring_back_dead_letters(tier, &gained, scan).await?;
             let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
-            self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, scan, &stop).await });
+            self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
         }
         self.take_over(wanted).await
     }
@@ -459,36 +459,4 @@ impl Steward {
             }
         }
     }
-}
-
-/// Reads all keys with rows (R17). Until it has ended, every key may have one.
-async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, scan: ScanId, stop: &CancellationToken) {
-    let started = Instant::now();
-    let mut backoff = Backoff::new();
-    let mut keys = 0_usize;
-    for &(first, last) in slots.ranges() {
-        let mut position: (Slot, Option<Key>) = (first, None);
-        loop {
-            let page = tier.scan(position.0, position.1.as_ref(), last, FILTER_PAGE_ROWS).await;
-            if stop.is_cancelled() {
-                return;
-            }
-            core.note_tier(&page);
-            let Ok(page) = page else {
-                if backoff.wait(stop).await.is_err() {
-                    return;
-                }
-                continue;
-            };
-            core.store.extend_filter(scan, page.iter().map(|row| &row.key));
-            keys += page.len();
-            let is_last = page.len() < FILTER_PAGE_ROWS;
-            match page.into_iter().last() {
-                Some(row) if !is_last => position = (row.slot, Some(row.key)),
-                Some(_) | None => break,
-            }
-        }
-    }
-    core.store.finish_filter(scan);
-    info!(keys, millis = started.elapsed().as_millis() as u64, "the filter of spilled keys is complete");
 }

@@ -89,6 +89,7 @@ struct Faults {
     down: bool,
     failing_calls: u32,
     commit: Option<CommitFault>,
+    swap: Option<CommitFault>,
     poison: HashSet<Key>,
     failing_buries: u32,
     failing_unburies: u32,
@@ -125,6 +126,11 @@ impl MemoryTier {
     /// The next flush that gets as far as its commit ends like this.
     pub fn fail_next_commit(&self, fault: CommitFault) {
         self.state.lock().faults.commit = Some(fault);
+    }
+
+    /// The next swap of a fence ends like this.
+    pub fn fail_next_swap(&self, fault: CommitFault) {
+        self.state.lock().faults.swap = Some(fault);
     }
 
     /// Every flush with an effect on `key` is [`TierError::Rejected`]. Burying it works.
@@ -230,7 +236,20 @@ fn fail(failing_calls: &mut u32) -> Result<(), TierError> {
 }
 
 impl State {
-    fn swap_fence(&mut self, expected: Option<FenceToken>, fence: &Fence) -> bool {
+    fn swap_fence(&mut self, expected: Option<FenceToken>, fence: &Fence) -> Result<bool, TierError> {
+        let unknown = || Err(TierError::OutcomeUnknown("a planted loss of connection".into()));
+        match self.faults.swap.take() {
+            None => Ok(self.swap(expected, fence)),
+            Some(CommitFault::UnknownApplied) => {
+                self.swap(expected, fence);
+                unknown()
+            }
+            Some(CommitFault::UnknownLost) => unknown(),
+            Some(CommitFault::Conflict) => Err(TierError::Conflict("a planted conflict".into())),
+        }
+    }
+
+    fn swap(&mut self, expected: Option<FenceToken>, fence: &Fence) -> bool {
         let old = self.fences.get(&fence.shard);
         if old.map(|old| old.token) != expected {
             return false;
@@ -315,7 +334,7 @@ impl Tier for MemoryTier {
     }
 
     fn swap_fence<'a>(&'a self, expected: Option<FenceToken>, fence: &'a Fence) -> TierFuture<'a, bool> {
-        Box::pin(async move { self.call(|n| n.fences += 1, |state| Ok(state.swap_fence(expected, fence))) })
+        Box::pin(async move { self.call(|n| n.fences += 1, |state| state.swap_fence(expected, fence)) })
     }
 
     fn flush<'a>(

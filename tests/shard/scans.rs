@@ -39,6 +39,23 @@ async fn a_scan_sees_every_key_once_while_records_come_and_go() {
     }
 }
 
+/// Memory knows better than the rows that wait for their deletion.
+#[tokio::test]
+async fn a_scan_leaves_out_what_is_deleted_while_its_row_is_still_there() {
+    let rig = Setup::new(1).start().await;
+    for k in ["deleted", "expired", "stays"] {
+        rig.put_spilled(k, "v").await;
+    }
+    rig.tier.hold_flushes();
+    assert!(rig.delete("deleted").await && rig.expire("expired", 10).await);
+    rig.clock.advance_ms(10);
+    assert_eq!(rig.tier.rows().len(), 3);
+    assert_eq!(rig.scan(10).await, [key("stays")]);
+    rig.tier.release_flushes();
+    rig.until_spilled().await;
+    assert_eq!(rig.scan(1).await, [key("stays")]);
+}
+
 #[tokio::test]
 async fn count_and_stats_agree_with_a_model() {
     for seed in 0..6 {

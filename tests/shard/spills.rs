@@ -211,6 +211,20 @@ async fn a_late_flush_under_a_raised_token_is_refused() {
     assert_eq!(rig.get("k").await, None);
 }
 
+/// R26: a token is raised when the row says so, whatever became of the answers.
+#[tokio::test]
+async fn a_raise_of_unknown_outcome_is_followed_up() {
+    for fault in [CommitFault::UnknownApplied, CommitFault::UnknownLost, CommitFault::Conflict] {
+        let rig = Setup::new(1).start().await;
+        let before = rig.fences().await.unwrap()[0].token;
+        rig.tier.fail_next_commit(CommitFault::UnknownLost);
+        rig.tier.fail_next_swap(fault);
+        rig.put_spilled("k", "v").await;
+        assert_eq!(rig.fences().await.unwrap()[0].token, before.next(), "{fault:?}");
+        rig.shutdown().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn failures_of_single_calls_are_got_over() {
     let rig = Setup::new(2).start().await;
