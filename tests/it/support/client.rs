@@ -51,6 +51,24 @@ impl Client {
         }
     }
 
+    /// The value, as soon as it can be told: a node that has just come back may be unavailable for another moment.
+    pub async fn served(&self, name: &str) -> Option<String> {
+        super::eventually("a read is answered", async || match self.get(name).await {
+            Err(Error::Unavailable(_)) => None,
+            answer => Some(answer.unwrap()),
+        })
+        .await
+    }
+
+    /// A write, as soon as it can be done.
+    pub async fn stored(&self, name: &str, value: &str) {
+        super::eventually("a write is acknowledged", async || match self.put(name, value).await {
+            Err(Error::Unavailable(_)) => None,
+            answer => Some(answer.unwrap()),
+        })
+        .await;
+    }
+
     pub async fn delete(&self, name: &str) -> Result<bool, Error> {
         match self.one(Command::Delete { key: key(name) }).await? {
             Reply::Done(existed) => Ok(existed),
