@@ -131,6 +131,10 @@ impl SlotSet {
         self.combine(other, |a, b| a || b)
     }
 
+    pub fn is_subset(&self, of: &Self) -> bool {
+        self.difference(of).is_empty()
+    }
+
     /// The slots that `keep` chooses, told whether the slot is in either set. Looks only where a range begins or ends.
     fn combine(&self, other: &Self, keep: impl Fn(bool, bool) -> bool) -> Self {
         let edges = |set: &Self| -> Vec<u16> {

@@ -1,12 +1,15 @@
 //! The shard's own fence: the token under which it may write into the tier (R20), and what happens when it is gone.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::backoff::{Backoff, Stopped};
-use crate::cluster::{Fence, FenceToken, ShardName};
+use crate::cluster::{Assignment, Fence, FenceToken, ShardName};
+use crate::slots::SlotSet;
 use crate::tier::{SharedTier, TierError};
 
 /// Another owner holds this shard's fence, or the shard has none yet.
@@ -17,6 +20,7 @@ pub(super) struct Fenced;
 #[derive(Debug, Default)]
 pub(super) struct FenceKeeper {
     fence: Mutex<Option<Fence>>,
+    was_lost: AtomicBool,
     is_lost: Notify,
 }
 
@@ -30,14 +34,26 @@ impl FenceKeeper {
         self.fence.lock().clone()
     }
 
-    pub fn set(&self, fence: Fence) {
-        *self.fence.lock() = Some(fence);
+    /// Takes note of a row that this process has written. The spiller and the steward both write it, and may learn of it out
+    /// of order: an older token changes nothing.
+    pub fn set(&self, row: Fence) {
+        let mut fence = self.fence.lock();
+        if fence.as_ref().is_none_or(|fence| fence.shard != row.shard || fence.token <= row.token) {
+            *fence = Some(row);
+        }
     }
 
     /// Tells whoever waits in [`FenceKeeper::until_lost`], and stays without a fence.
     pub async fn lost(&self) {
-        *self.fence.lock() = None;
+        if self.fence.lock().take().is_some() {
+            self.was_lost.store(true, Ordering::Release); // pairs with `was_lost`
+        }
         self.is_lost.notify_one();
+    }
+
+    /// Whether this process had a fence and lost it. It must not take one again: what it has in memory was left behind.
+    pub fn was_lost(&self) -> bool {
+        self.was_lost.load(Ordering::Acquire) // pairs with `lost`
     }
 
     /// # Cancel safety
@@ -77,18 +93,35 @@ impl FenceKeeper {
     pub async fn recheck(&self, tier: &SharedTier, seen: FenceToken, stop: &CancellationToken) -> Result<(), Fenced> {
         let mut backoff = Backoff::new();
         loop {
-            let Some(mut mine) = self.row() else { return Err(Fenced) };
+            let Some(mine) = self.row() else { return Err(Fenced) };
             if mine.token != seen {
                 return Ok(());
             }
             if let Ok(fences) = tier.fences().await {
                 let row = fences.into_iter().find(|row| row.shard == mine.shard);
                 let Some(row) = row.filter(|row| row.incarnation == mine.incarnation) else { return Err(Fenced) };
-                mine.token = row.token;
-                self.set(mine);
+                self.set(row);
                 return Ok(());
             }
             backoff.wait(stop).await.map_err(|Stopped| Fenced)?;
         }
     }
+}
+
+/// Whether all others have let go the slots that an assignment brings, and its epoch is the newest this shard had. The primary
+/// sees to it; but a primary that was replaced may have sent this.
+///
+/// # Errors
+/// What is in the way.
+pub(super) fn check_others(rows: &[Fence], wanted: &Assignment, gained: &SlotSet) -> Result<(), String> {
+    for row in rows {
+        if row.shard == wanted.shard {
+            if row.epoch > wanted.epoch {
+                return Err(format!("the assignment is outdated: the fence is at epoch {}", row.epoch));
+            }
+        } else if !row.slots.intersection(gained).is_empty() {
+            return Err(format!("{} has not let these slots go yet", row.shard));
+        }
+    }
+    Ok(())
 }

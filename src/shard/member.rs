@@ -6,18 +6,21 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::Shard;
-use crate::cluster::{Assignment, ControlError, Fence, Member, MemberState, MemberStatus, ShardName};
+use crate::cluster::{Assignment, ControlError, Fence, Incarnation, Member, MemberState, MemberStatus, ShardName};
 use crate::record::Epoch;
 use crate::slots::SlotSet;
 
 /// A primary that was not heard of for this long does not lead any more.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a primary has resigned: another one with the same list may lead too, and is heard of within this time.
+const RESIGN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The list of secondaries of the primary that leads this one, and when it was last heard of.
 #[derive(Debug)]
 pub(super) struct Lead {
     list: Vec<ShardName>,
-    heard: Instant,
+    /// It leads until then, unless it is heard of again.
+    until: Instant,
 }
 
 impl Member for Shard {
@@ -53,7 +56,10 @@ impl Member for Shard {
 
     async fn retire(&self, expected: Fence, slots: SlotSet, epoch: Epoch) -> Result<bool, ControlError> {
         let Some(tier) = self.core.tier.clone() else { return Ok(true) };
-        let row = Fence { token: expected.token.next(), slots, epoch, clean: true, ..expected.clone() };
+        let clean = expected.clean || slots.is_empty(); // what was lost of the slots it keeps is still to be accepted
+        // Nobody's incarnation: should the shard still live, it must not take the new token for its own (R20).
+        let incarnation = Incarnation::default();
+        let row = Fence { token: expected.token.next(), incarnation, slots, epoch, clean, ..expected.clone() };
         let shard = expected.shard.clone();
         let swapped = self.core.tasks.spawn_work(async move { tier.swap_fence(Some(expected.token), &row).await });
         let swapped = swapped.await.map_err(|error| ControlError::Tier(error.to_string()))?;
@@ -64,8 +70,8 @@ impl Member for Shard {
 
     async fn resign(&self, list: Vec<ShardName>) -> Result<(), ControlError> {
         let mut lead = self.lead.lock();
-        if lead.as_ref().is_some_and(|lead| lead.list == list) {
-            *lead = None;
+        if let Some(lead) = lead.as_mut().filter(|lead| lead.list == list) {
+            lead.until = lead.until.min(Instant::now() + RESIGN_TIMEOUT);
         }
         Ok(())
     }
@@ -74,12 +80,12 @@ impl Member for Shard {
 impl Shard {
     fn accept_lead(&self, list: &[ShardName]) -> Result<(), ControlError> {
         let mut lead = self.lead.lock();
-        let other = lead.as_ref().filter(|lead| lead.list != list && lead.heard.elapsed() < LEAD_TIMEOUT);
-        if let Some(other) = other {
+        let now = Instant::now();
+        if let Some(other) = lead.as_ref().filter(|lead| lead.list != list && now < lead.until) {
             let names: Vec<&str> = other.list.iter().map(ShardName::as_str).collect();
             return Err(ControlError::OtherList(names.join(" ")));
         }
-        *lead = Some(Lead { list: list.to_vec(), heard: Instant::now() });
+        *lead = Some(Lead { list: list.to_vec(), until: now + LEAD_TIMEOUT });
         Ok(())
     }
 
@@ -92,14 +98,17 @@ impl Shard {
         if let Some(newest) = newest.filter(|&newest| assignment.epoch < newest) {
             return Err(ControlError::StaleEpoch(newest));
         }
-        // Nothing to let go under a name that it does not bear.
-        let is_foreign = ledger.held.as_ref().is_none_or(|held| held.shard != assignment.shard);
-        if (assignment.slots.is_empty() && is_foreign) || ledger.wanted.as_ref() == Some(&assignment) {
+        if ledger.wanted.as_ref() == Some(&assignment)
+            || (assignment.slots.is_empty() && ledger.is_foreign(&assignment))
+        {
             return Ok(());
         }
+        let is_done = ledger.state == MemberState::Serving && ledger.wants(&assignment);
         ledger.wanted = Some(assignment);
-        ledger.state = MemberState::Starting("a new assignment".to_owned());
-        self.steward.wake.notify_one();
+        if !is_done {
+            ledger.state = MemberState::Starting("a new assignment".to_owned());
+            self.steward.wake.notify_one();
+        }
         Ok(())
     }
 

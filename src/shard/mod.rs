@@ -129,6 +129,7 @@ impl Shard {
                 held: None,
                 state: MemberState::Unassigned,
                 tier_id: None,
+                is_prepared: false,
             })),
             wake: Arc::new(Notify::new()),
             incarnation,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::core::{Core, Serving};
-use super::fence::FenceKeeper;
+use super::fence::{FenceKeeper, check_others};
 use super::spiller::SetAside;
 use crate::backoff::{Backoff, Stopped};
 use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName, TierId};
@@ -23,6 +23,7 @@ use crate::tier::{SharedTier, TierError};
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
 const LOOK: Duration = Duration::from_millis(50);
 const FILTER_PAGE_ROWS: usize = 10_000;
+const FENCE_LOST: &str = "another owner has taken over the fence of this shard; stop this process";
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the shard is and what it shall be.
@@ -31,6 +32,23 @@ pub(super) struct Ledger {
     pub held: Option<Holding>,
     pub state: MemberState,
     pub tier_id: Option<TierId>,
+    /// The tier's settings were looked at.
+    pub is_prepared: bool,
+}
+
+impl Ledger {
+    /// Whether an assignment has the same outcome as the one that is carried out; another list has.
+    pub fn wants(&self, assignment: &Assignment) -> bool {
+        let goal = |assignment: &Assignment| (assignment.shard.clone(), assignment.epoch, assignment.slots.clone());
+        self.wanted.as_ref().map(goal) == Some(goal(assignment))
+    }
+
+    /// Whether an assignment is for a name that this process does not bear, while the list still has the one it does.
+    pub fn is_foreign(&self, assignment: &Assignment) -> bool {
+        let held = self.held.as_ref().map(|held| &held.shard);
+        let name = held.or(self.wanted.as_ref().map(|wanted| &wanted.shard));
+        name.is_none_or(|name| *name != assignment.shard && assignment.list.contains(name))
+    }
 }
 
 /// See the module.
@@ -118,8 +136,7 @@ impl Steward {
         if ledger.state == MemberState::Draining {
             return;
         }
-        let is_current = ledger.wanted.as_ref() == Some(wanted);
-        ledger.state = if is_current { state } else { MemberState::Starting("a new assignment".to_owned()) };
+        ledger.state = if ledger.wants(wanted) { state } else { MemberState::Starting("a new assignment".to_owned()) };
     }
 
     async fn pursue(&self, wanted: &Assignment) -> Result<(), Obstacle> {
@@ -132,7 +149,8 @@ impl Steward {
             other => (other, SlotSet::empty()),
         };
         let gained = wanted.slots.difference(&kept);
-        if let Some(held) = held {
+        let has_lost = held.as_ref().is_some_and(|held| held.slots != kept);
+        if let Some(held) = held.filter(|_| has_lost) {
             self.let_go(&held, &kept, wanted).await?;
         }
         let Some(tier) = &self.core.tier else {
@@ -140,32 +158,29 @@ impl Steward {
             return self.take_over(wanted).await;
         };
         self.prepare(tier).await?;
-        self.claim(tier, wanted).await?;
-        if !gained.is_empty() {
-            self.restart_filter(tier, wanted.slots.clone());
-            self.bring_back_dead_letters(tier, &gained).await?;
+        self.claim(tier, wanted, &gained).await?;
+        if has_lost || !gained.is_empty() {
+            self.restart_filter(tier, wanted.slots.clone()); // it counts the keys of these slots
         }
+        self.bring_back_dead_letters(tier, &gained).await?;
         self.take_over(wanted).await
     }
 
-    /// Stops serving what is not kept, and spills it.
+    /// Stops serving what is not kept, spills it, and says so in the fence row: only then may another shard have it (R41).
     async fn let_go(&self, held: &Holding, kept: &SlotSet, wanted: &Assignment) -> Result<(), Obstacle> {
         let lost = held.slots.difference(kept);
-        if lost.is_empty() {
-            return Ok(());
-        }
         let reason = format!("handed over under epoch {}", wanted.epoch);
         self.core.serve(Serving::new(Some(held.shard.clone()), held.epoch, kept.clone(), reason)).await;
         let spilled_before = self.core.counters.spilled_rows.get();
         self.core.store.vacate(&lost);
         self.drain(&lost, &self.stop).await?;
-        if let Some(tier) = self.core.tier.as_ref().filter(|_| held.shard != wanted.shard) {
-            self.write_fence(tier, held.shard.clone(), wanted, SlotSet::empty()).await?;
+        if let Some(tier) = &self.core.tier {
+            self.write_fence(tier, held.shard.clone(), wanted, kept.clone()).await?;
         }
         let mut ledger = self.ledger.lock();
         ledger.held = Some(Holding { slots: kept.clone(), ..held.clone() });
         let spilled = self.core.counters.spilled_rows.get() - spilled_before;
-        info!(slots = lost.len(), spilled, epoch = wanted.epoch.0, "slots were spilled and let go");
+        info!(slots = %lost, spilled, epoch = wanted.epoch.0, "slots were spilled and let go");
         Ok(())
     }
 
@@ -194,7 +209,7 @@ impl Steward {
                 () = stop.cancelled() => return Err(Stopped.into()),
                 () = self.fence.until_lost() => {
                     self.fence.lost().await;
-                    return Err(Obstacle::Refuse("another owner has taken over the fence".to_owned()));
+                    return Err(Obstacle::Refuse(FENCE_LOST.to_owned()));
                 }
                 _ = timeout(LOOK, progress) => {}
             }
@@ -202,7 +217,7 @@ impl Steward {
     }
 
     async fn prepare(&self, tier: &SharedTier) -> Result<(), Obstacle> {
-        if self.ledger.lock().tier_id.is_some() {
+        if self.ledger.lock().is_prepared {
             return Ok(());
         }
         let prepared = tier.prepare().await;
@@ -214,31 +229,44 @@ impl Steward {
         if self.core.options.strict && !prepared.warnings.is_empty() {
             return Err(Obstacle::Refuse(format!("--strict: {}", prepared.warnings.join("; "))));
         }
-        self.ledger.lock().tier_id = Some(prepared.id);
+        let mut ledger = self.ledger.lock();
+        ledger.tier_id = Some(prepared.id);
+        ledger.is_prepared = true;
         Ok(())
     }
 
     /// Makes the fence row of the wanted name this process's own (R20), unless that would hide a loss (R22).
-    async fn claim(&self, tier: &SharedTier, wanted: &Assignment) -> Result<(), Obstacle> {
+    async fn claim(&self, tier: &SharedTier, wanted: &Assignment, gained: &SlotSet) -> Result<(), Obstacle> {
         let is_own = self.fence.current().is_ok_and(|(shard, _)| shard == wanted.shard);
-        if !is_own {
-            let row = tier.fences().await?.into_iter().find(|row| row.shard == wanted.shard);
+        if !is_own && self.fence.was_lost() {
+            return Err(Obstacle::Refuse(FENCE_LOST.to_owned())); // what is in memory is outdated
+        }
+        if is_own && gained.is_empty() {
+            let row = self.fence.row();
+            let is_current = row.is_some_and(|row| row.epoch == wanted.epoch && row.slots == wanted.slots);
+            if !is_current {
+                self.write_fence(tier, wanted.shard.clone(), wanted, wanted.slots.clone()).await?;
+            }
+            self.core.log.begin(wanted.epoch, Lsn(0));
+            return Ok(());
+        }
+        let rows = tier.fences().await?;
+        check_others(&rows, wanted, gained).map_err(Obstacle::Wait)?;
+        if is_own {
+            self.write_fence(tier, wanted.shard.clone(), wanted, wanted.slots.clone()).await?;
+            self.core.log.begin(wanted.epoch, Lsn(0));
+        } else {
+            let row = rows.into_iter().find(|row| row.shard == wanted.shard);
             if let Some(row) = &row {
                 self.check_loss(row, wanted)?;
             }
             self.core.log.begin(wanted.epoch, row.as_ref().map_or(Lsn(0), |row| row.lsn));
             let expected = row.as_ref().map(|row| row.token);
-            return self
-                .swap(tier, expected, self.new_row(wanted.shard.clone(), expected, wanted, &wanted.slots))
-                .await;
+            let row = self.new_row(wanted.shard.clone(), expected, wanted, &wanted.slots);
+            self.swap(tier, expected, row).await?;
         }
-        let row = self.fence.row();
-        let is_current = row.is_some_and(|row| row.epoch == wanted.epoch && row.slots == wanted.slots);
-        if !is_current {
-            self.write_fence(tier, wanted.shard.clone(), wanted, wanted.slots.clone()).await?;
-        }
-        self.core.log.begin(wanted.epoch, Lsn(0));
-        Ok(())
+        // Once more, after the own row is written: of two that claim the same slots, one at least sees the other.
+        check_others(&tier.fences().await?, wanted, gained).map_err(Obstacle::Wait)
     }
 
     /// Rewrites the own row with other slots.
@@ -249,8 +277,8 @@ impl Steward {
         wanted: &Assignment,
         slots: SlotSet,
     ) -> Result<(), Obstacle> {
-        let expected = self.fence.current().ok().map(|(_, token)| token);
-        self.swap(tier, expected, self.new_row(shard, expected, wanted, &slots)).await
+        let Ok((_, token)) = self.fence.current() else { return Err(Obstacle::Refuse(FENCE_LOST.to_owned())) };
+        self.swap(tier, Some(token), self.new_row(shard, Some(token), wanted, &slots)).await
     }
 
     fn new_row(&self, shard: ShardName, expected: Option<FenceToken>, wanted: &Assignment, slots: &SlotSet) -> Fence {
@@ -278,10 +306,12 @@ impl Steward {
                     .await?
                     .into_iter()
                     .find(|other| other.shard == row.shard && other.incarnation == self.incarnation);
+                let was_own = self.fence.current().is_ok_and(|(shard, _)| shard == row.shard);
                 match mine {
                     Some(mine) => self.fence.set(mine),
-                    None if self.fence.current().is_ok() => {
-                        return Err(Obstacle::Refuse("another owner has taken over the fence".to_owned()));
+                    None if was_own => {
+                        self.fence.lost().await; // `run` steps down
+                        return Err(Obstacle::Refuse(FENCE_LOST.to_owned()));
                     }
                     None => {}
                 }
@@ -341,10 +371,17 @@ impl Steward {
     async fn take_over(&self, wanted: &Assignment) -> Result<(), Obstacle> {
         let reason = format!("epoch {} gives them to another shard", wanted.epoch);
         let serving = Serving::new(Some(wanted.shard.clone()), wanted.epoch, wanted.slots.clone(), reason);
+        {
+            // Whoever is told that nothing is held here must be able to rely on it: first the word, then the deed.
+            let mut ledger = self.ledger.lock();
+            if !ledger.wants(wanted) {
+                return Err(Obstacle::Wait("a new assignment".to_owned()));
+            }
+            let (shard, slots) = (wanted.shard.clone(), wanted.slots.clone());
+            ledger.held = Some(Holding { shard, epoch: wanted.epoch, slots });
+        }
         self.core.serve(serving).await;
-        let holding = Holding { shard: wanted.shard.clone(), epoch: wanted.epoch, slots: wanted.slots.clone() };
         info!(shard = %wanted.shard, epoch = wanted.epoch.0, slots = %wanted.slots, "serving");
-        self.ledger.lock().held = Some(holding);
         Ok(())
     }
 
@@ -356,12 +393,11 @@ impl Steward {
     /// Another owner holds the fence: what is unspilled here can't reach the tier any more.
     async fn step_down(&self) {
         let unspilled = self.core.store.stats().unspilled;
-        let reason = "another owner has taken over the fence of this shard; stop this process";
-        error!(unspilled, "{reason}");
-        self.refuse(reason).await;
+        error!(unspilled, "{FENCE_LOST}");
+        self.refuse(FENCE_LOST).await;
         let mut ledger = self.ledger.lock();
         ledger.held = None;
-        ledger.state = MemberState::Refusing(reason.to_owned());
+        ledger.state = MemberState::Refusing(FENCE_LOST.to_owned());
     }
 
     /// Stops serving, spills everything and marks the fence clean. Returns how many records it spilled.
@@ -372,9 +408,13 @@ impl Steward {
         self.ledger.lock().state = MemberState::Draining;
         self.stop.cancel();
         let _halted = self.running.lock().await;
-        let held = self.ledger.lock().held.clone();
         self.refuse("it is stopping").await;
-        let (Some(held), Some(tier)) = (held, &self.core.tier) else { return Ok(0) };
+        let Some(tier) = &self.core.tier else { return Ok(0) };
+        if self.fence.row().is_none() {
+            // It never had slots, or has lost its fence and can't write any more.
+            let unspilled = self.core.store.stats().unspilled;
+            return if unspilled == 0 { Ok(0) } else { Err(unspilled) };
+        }
         let deadline = Instant::now() + self.core.options.drain_timeout;
         let spilled_before = self.core.counters.spilled_rows.get();
         info!(unspilled = self.core.store.stats().unspilled, "spilling what the tier does not have yet");
@@ -384,24 +424,18 @@ impl Steward {
         if !is_drained {
             return Err(self.core.store.stats().unspilled);
         }
-        match timeout_at(deadline, self.mark_clean(tier, &held)).await {
+        match timeout_at(deadline, self.mark_clean(tier)).await {
             Ok(true) => Ok(self.core.counters.spilled_rows.get() - spilled_before),
             Ok(false) | Err(_) => Err(0),
         }
     }
 
-    async fn mark_clean(&self, tier: &SharedTier, held: &Holding) -> bool {
+    async fn mark_clean(&self, tier: &SharedTier) -> bool {
         let never = CancellationToken::new();
         let mut backoff = Backoff::new();
         loop {
             let Some(row) = self.fence.row() else { return false };
-            let clean = Fence {
-                token: row.token.next(),
-                slots: held.slots.clone(),
-                lsn: self.core.log.last_lsn(),
-                clean: true,
-                ..row.clone()
-            };
+            let clean = Fence { token: row.token.next(), lsn: self.core.log.last_lsn(), clean: true, ..row.clone() };
             match tier.swap_fence(Some(row.token), &clean).await {
                 Ok(true) => return true,
                 Ok(false) | Err(TierError::OutcomeUnknown(_)) => {
