@@ -7,7 +7,7 @@
 //! **Invariant (R42):** a slot that changes hands goes from a lower to a higher epoch. **Invariant:** where the fences can't
 //! be read, everybody stays what it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Assignment, ControlError, Fence, Holding, MemberState, MemberStatus, ShardName};
 use crate::record::Epoch;
@@ -228,7 +228,8 @@ impl<'a> Planner<'a> {
     fn farewells(&self) -> impl Iterator<Item = Assignment> {
         let former = self.holders.iter().filter(|holder| !self.shares.contains_key(&holder.name));
         let here = former.filter(|holder| matches!(holder.presence, Presence::Here | Presence::Disobedient(_)));
-        here.map(|holder| self.assignment(&holder.name, self.epoch, SlotSet::empty()))
+        let names: BTreeSet<&ShardName> = here.map(|holder| &holder.name).collect();
+        names.into_iter().map(|name| self.assignment(name, self.epoch, SlotSet::empty()))
     }
 
     fn assignment(&self, name: &ShardName, epoch: Epoch, slots: SlotSet) -> Assignment {
@@ -342,15 +343,20 @@ impl Holder {
     }
 }
 
-/// Everybody who holds slots, each once.
+/// Everybody who holds slots. Who is about to take some over, and has written so into its fence, is there twice.
 fn holders(view: &View<'_>) -> Vec<Holder> {
     let mut holders: Vec<Holder> = Vec::new();
     let mut add = |name: &ShardName, epoch: Epoch, slots: &SlotSet, presence: Presence| {
-        if !holders.iter().any(|holder| holder.name == *name) {
+        let is_known = |holder: &Holder| {
+            let is_claim = matches!(presence, Presence::Here | Presence::Disobedient(_));
+            holder.name == *name && (!is_claim || (holder.epoch, &holder.slots) == (epoch, slots))
+        };
+        if !holders.iter().any(is_known) {
             holders.push(Holder { name: name.clone(), epoch, slots: slots.clone(), presence });
         }
     };
-    let held = |name: &ShardName| view.members.get(name)?.status.as_ref().ok()?.held.as_ref();
+    let status = |name: &ShardName| view.members.get(name)?.status.as_ref().ok();
+    let held = |name: &ShardName| status(name)?.held.as_ref();
     for name in view.list {
         if let Some(held) = held(name).filter(|held| !view.list.contains(&held.shard)) {
             add(&held.shard, held.epoch, &held.slots, Presence::Renamed(name.clone()));
@@ -358,18 +364,24 @@ fn holders(view: &View<'_>) -> Vec<Holder> {
     }
     for (name, seen) in view.members {
         if let Some(held) = held(name).filter(|held| held.shard == *name) {
-            let presence = match &seen.order {
-                OrderAnswer::Refused(ControlError::OtherList(list)) => Presence::Disobedient(list.clone()),
-                OrderAnswer::None | OrderAnswer::Accepted | OrderAnswer::Refused(_) => Presence::Here,
-            };
-            add(name, held.epoch, &held.slots, presence);
+            add(name, held.epoch, &held.slots, presence(seen));
         }
     }
     for fence in view.fences.unwrap_or_default() {
-        add(&fence.shard, fence.epoch, &fence.slots, Presence::Gone(fence.clone()));
+        let owner = view.members.get(&fence.shard);
+        let is_own = status(&fence.shard).is_some_and(|status| status.incarnation == fence.incarnation);
+        let presence = owner.filter(|_| is_own).map_or_else(|| Presence::Gone(fence.clone()), presence);
+        add(&fence.shard, fence.epoch, &fence.slots, presence);
     }
     holders.retain(|holder| !holder.slots.is_empty());
     holders
+}
+
+fn presence(seen: &Seen) -> Presence {
+    match &seen.order {
+        OrderAnswer::Refused(ControlError::OtherList(list)) => Presence::Disobedient(list.clone()),
+        OrderAnswer::None | OrderAnswer::Accepted | OrderAnswer::Refused(_) => Presence::Here,
+    }
 }
 
 fn holds_slots(status: &MemberStatus) -> bool {

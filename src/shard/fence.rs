@@ -108,18 +108,18 @@ impl FenceKeeper {
     }
 }
 
-/// Whether all others have let go the slots that an assignment brings, and its epoch is the newest this shard had. The primary
-/// sees to it; but a primary that was replaced may have sent this.
+/// Whether the slots that an assignment brings may be taken: all others have let them go, and no row speaks of a newer map,
+/// under which they may have been written already (R42). The primary sees to it; but a primary that was replaced may have
+/// sent this.
 ///
 /// # Errors
 /// What is in the way.
 pub(super) fn check_others(rows: &[Fence], wanted: &Assignment, gained: &SlotSet) -> Result<(), String> {
     for row in rows {
-        if row.shard == wanted.shard {
-            if row.epoch > wanted.epoch {
-                return Err(format!("the assignment is outdated: the fence is at epoch {}", row.epoch));
-            }
-        } else if !row.slots.intersection(gained).is_empty() {
+        if row.epoch > wanted.epoch {
+            return Err(format!("the assignment is outdated: {} is at epoch {}", row.shard, row.epoch));
+        }
+        if row.shard != wanted.shard && !row.slots.intersection(gained).is_empty() {
             return Err(format!("{} has not let these slots go yet", row.shard));
         }
     }
