@@ -63,6 +63,8 @@ struct Row116 {
 struct Figures {
     fresh: Duration,
     overwrite: Duration,
+    /// Overwrites that also move the expiry.
+    touch: Duration,
     load: Duration,
     loaded: usize,
     scan: Duration,
@@ -108,10 +110,11 @@ impl Bench {
         let mut rows: Vec<Row116> = (0..transactions * ROWS)
             .map(|_| Row116 { slot: self.random.random_range(0..SLOTS), key: self.random.random() })
             .collect();
-        self.write_all(&rows, &mut figures, |f| &mut f.fresh).await?;
+        self.write_all(&rows, false, &mut figures, |f| &mut f.fresh).await?;
         rows.shuffle(&mut self.random);
-        let overwritten = rows.get(..rows.len() / 2).unwrap_or_default();
-        self.write_all(overwritten, &mut figures, |f| &mut f.overwrite).await?;
+        let half = rows.get(..rows.len() / 2).unwrap_or_default();
+        self.write_all(half, false, &mut figures, |f| &mut f.overwrite).await?;
+        self.write_all(half, true, &mut figures, |f| &mut f.touch).await?;
         rows.shuffle(&mut self.random);
         for _ in 0..2 {
             for (i, layout) in LAYOUTS.iter().enumerate() {
@@ -132,13 +135,14 @@ impl Bench {
     async fn write_all(
         &mut self,
         rows: &[Row116],
+        expiring: bool,
         figures: &mut [Figures],
         counter: impl Fn(&mut Figures) -> &mut Duration,
     ) -> Result<()> {
         for slice in rows.chunks(SLICE * ROWS) {
             for (i, figures) in figures.iter_mut().enumerate() {
                 for batch in slice.chunks_exact(ROWS) {
-                    *counter(figures) += self.write(i, batch).await?;
+                    *counter(figures) += self.write(i, batch, expiring).await?;
                 }
             }
         }
@@ -146,7 +150,7 @@ impl Bench {
     }
 
     /// One transaction of upserts, in the order of the table's primary key.
-    async fn write(&mut self, i: usize, batch: &[Row116]) -> Result<Duration> {
+    async fn write(&mut self, i: usize, batch: &[Row116], expiring: bool) -> Result<Duration> {
         let mut batch: Vec<&Row116> = batch.iter().collect();
         batch.sort_by_key(|row| {
             (if LAYOUTS.get(i).is_some_and(|l| l.keys.contains("(slot, kv_key),")) { row.slot } else { 0 }, row.key)
@@ -162,7 +166,7 @@ impl Bench {
                 args.add(value.as_slice()),
                 args.add(1u64),
                 args.add(self.lsn),
-                args.add(None::<u64>),
+                args.add(expiring.then_some(self.lsn)),
                 args.add(row.slot),
             ];
             added.into_iter().collect::<Result<(), _>>().map_err(anyhow::Error::from_boxed)?;
@@ -242,15 +246,18 @@ impl Bench {
 }
 
 fn print(figures: &[Figures], rows: usize) {
-    println!("| layout | new rows/s | overwrites/s | loads IN (500) rows/s | scan keys/s | bytes a row |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| layout | new rows/s | overwrites/s | with a new expiry/s | loads IN (500) rows/s | scan keys/s | bytes a row |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     let per_second = |rows: usize, time: Duration| rows as f64 / time.as_secs_f64().max(1e-9) / 1000.0;
     for (layout, f) in LAYOUTS.iter().zip(figures) {
         println!(
-            "| `{}` | {:.1} k | {:.1} k | {:.0} k | {:.0} k | {} |",
+            "| `{}` | {:.1} k | {:.1} k | {:.1} k | {:.0} k | {:.0} k | {} |",
             layout.name,
             per_second(rows, f.fresh),
             per_second(rows / 2, f.overwrite),
+            per_second(rows / 2, f.touch),
             per_second(f.loaded, f.load),
             per_second(f.scanned, f.scan),
             f.bytes / rows as u64,

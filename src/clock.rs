@@ -2,9 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::record::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// What is left from `now` until this point in time; zero once it has passed.
+    pub fn since(self, now: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(now.0))
+    }
+}
 
 /// Wall-clock time that never goes backwards (R27).
 pub trait Clock: Send + Sync + 'static {
@@ -26,7 +37,12 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        // Relaxed: only this one number is ordered, no other memory depends on it.
+        // Relaxed: only this one number is ordered, no other memory depends on it. A load first: most calls come in the same
+        // millisecond, and a write would take the cache line from the other threads.
+        let last_ms = self.last_ms.load(Ordering::Relaxed);
+        if wall_ms == last_ms {
+            return Timestamp(wall_ms);
+        }
         Timestamp(self.last_ms.fetch_max(wall_ms, Ordering::Relaxed).max(wall_ms))
     }
 }

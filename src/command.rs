@@ -208,7 +208,9 @@ pub struct ShardStats {
     /// Accounted bytes in memory now, and their bound.
     pub memory_bytes: u64,
     pub memory_bytes_max: u64,
+    /// Reads answered with a value from memory, at once.
     pub hits: u64,
+    /// All other reads.
     pub misses: u64,
     pub puts: u64,
     pub deletes: u64,

@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use crate::clock::Timestamp;
+
 /// Longest key, in bytes. An InnoDB index entry holds 3,072 bytes, so a key fits beside its slot.
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Largest value, in bytes: half of MariaDB's default `max_allowed_packet`, so that one row always fits a statement.
@@ -173,18 +175,10 @@ impl FromStr for Version {
     }
 }
 
-/// Milliseconds since the Unix epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct Timestamp(pub u64);
-
 impl Timestamp {
+    /// When something that begins to live now is dead.
     pub fn after(self, ttl: Ttl) -> Self {
         Self(self.0.saturating_add(ttl.as_millis()))
-    }
-
-    /// What is left from `now` until this point in time; zero once it has passed.
-    pub fn since(self, now: Self) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(now.0))
     }
 }
 

@@ -58,8 +58,8 @@ pub enum Error {
     /// Not done: the sender's slot map is not this shard's.
     #[error("wrong shard: {reason} (this shard is at epoch {epoch})")]
     WrongShard { epoch: Epoch, reason: String },
-    /// Not done: a read whose answer did not fit the frame; alone, it will.
-    #[error("the replies are too large for one frame")]
+    /// Not done: a read whose answer, with those of its batch, would take too much memory. In a smaller batch it will fit.
+    #[error("the answers to this batch are too large: ask for fewer keys at a time")]
     ReplyTooLarge,
     /// Not done, and never will be.
     #[error("{0}")]

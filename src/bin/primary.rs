@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use overspill::config::{PrimaryArgs, fail, parse};
-use overspill::node::{Primary, run_until_signal};
+use overspill::node::{Primary, StopSignals, block_on};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,10 +16,11 @@ fn main() -> ExitCode {
     let threads = args.threads;
     let run = async move {
         args.log.init()?;
+        let mut signals = StopSignals::listen()?;
         let primary = Primary::start(args.into_options().await?).await?;
-        run_until_signal().await?;
+        signals.next().await;
         primary.stop().await;
         Ok(())
     };
-    overspill::node::block_on(threads, run).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    block_on(threads, run).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
 }

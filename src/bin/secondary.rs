@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use overspill::config::{SecondaryArgs, fail, parse};
-use overspill::node::{Secondary, run_until_signal};
+use overspill::node::{Secondary, StopSignals, block_on};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,10 +17,13 @@ fn main() -> ExitCode {
     let threads = args.threads;
     let run = async move {
         args.log.init()?;
+        let mut signals = StopSignals::listen()?;
         let secondary = Secondary::start(args.into_options().await?).await?;
-        run_until_signal().await?;
-        secondary.stop().await?;
-        Ok(())
+        signals.next().await;
+        tokio::select! {
+            stopped = secondary.stop() => Ok(stopped.map(|_| ())?),
+            () = signals.next() => bail!("told to stop a second time, before everything was spilled"),
+        }
     };
-    overspill::node::block_on(threads, run).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    block_on(threads, run).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
 }

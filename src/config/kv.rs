@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 
-use super::HostPort;
+use super::{HostPort, LogArgs, LogFormat};
 use crate::node::LocalOptions;
 use crate::policy::PolicyKind;
 use crate::shard::{ShardOptions, WriteMode};
@@ -47,6 +47,10 @@ pub struct KvArgs {
     /// Of the cluster that it starts inside itself: most bytes in the memory of each secondary
     #[arg(long, env = "KV_MAX_MEMORY", default_value = "256MiB", value_parser = super::size::memory, value_name = "SIZE")]
     max_memory: usize,
+
+    /// What to log: error, warn, info, debug or trace
+    #[arg(long, env = "KV_LOG", default_value = "error", value_name = "FILTER")]
+    log: String,
 }
 
 /// What to talk to.
@@ -58,6 +62,11 @@ pub enum Target {
 }
 
 impl KvArgs {
+    /// How to log.
+    pub fn logging(&self) -> LogArgs {
+        LogArgs { log: self.log.clone(), log_format: LogFormat::Text }
+    }
+
     /// What to talk to, and the command to run, if one was given.
     ///
     /// # Errors

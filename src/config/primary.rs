@@ -1,6 +1,6 @@
 //! The command line of `primary`.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 
 use super::{HostPort, LogArgs};
@@ -48,10 +48,14 @@ impl PrimaryArgs {
     /// Checks the names and gives what the node is started with.
     ///
     /// # Errors
-    /// If a name can't be resolved.
+    /// If a name can't be resolved, or stands there twice.
     pub async fn into_options(self) -> anyhow::Result<PrimaryOptions> {
         let mut secondaries = Vec::new();
-        for secondary in &self.secondaries {
+        for (i, secondary) in self.secondaries.iter().enumerate() {
+            ensure!(
+                !self.secondaries.iter().take(i).any(|other| other == secondary),
+                "SECONDARY `{secondary}` stands there twice"
+            );
             secondary.check_resolves("SECONDARY").await?;
             let name = ShardName::new(secondary.to_string()).context("SECONDARY")?;
             secondaries.push((name, secondary.to_string()));
@@ -63,5 +67,21 @@ impl PrimaryArgs {
             accept_loss: self.accept_loss,
             door: doors::Options { connections_max: self.max_connections, ..doors::Options::default() },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_secondary_that_is_named_twice_or_can_not_be_resolved_is_refused() {
+        let refusal = async |list: &str| {
+            let words = ["primary", "8080"].into_iter().chain(list.split_whitespace());
+            let options = PrimaryArgs::try_parse_from(words).unwrap().into_options().await;
+            format!("{:#}", options.unwrap_err())
+        };
+        assert!(refusal("127.0.0.1:8081 127.0.0.1:8081").await.contains("twice"));
+        assert!(refusal("no-such-host.invalid:8081").await.contains("can't be resolved"));
     }
 }

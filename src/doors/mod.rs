@@ -182,7 +182,8 @@ async fn farewell(mut stream: TcpStream, words: &[u8]) {
     let say = async {
         stream.write_all(words).await?;
         stream.shutdown().await?;
-        let (mut discarded, mut buffer) = (0, [0; 4096]);
+        // Not in the future itself: every connection would have it.
+        let (mut discarded, mut buffer) = (0, vec![0; 4096]);
         while discarded < FAREWELL_BYTES {
             match stream.read(&mut buffer).await? {
                 0 => break,

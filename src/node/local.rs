@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -12,6 +13,7 @@ use crate::doors;
 use crate::shard::ShardOptions;
 
 const LOOPBACK: &str = "127.0.0.1";
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What a local cluster is started with.
 #[derive(Debug, Clone)]
@@ -63,6 +65,21 @@ impl LocalCluster {
         })
         .await?;
         Ok(Self { primary, secondaries, file })
+    }
+
+    /// Waits until every slot is served.
+    ///
+    /// # Errors
+    /// Why some are not, if they are not within `patience`.
+    pub async fn until_served(&self, patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.primary.unserved() {
+                None => return Ok(()),
+                Some(reason) if Instant::now() >= deadline => anyhow::bail!("{reason}"),
+                Some(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
     }
 
     /// Of the primary.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 use crate::tier::SharedTier;
@@ -47,26 +47,38 @@ async fn listen(host: &str, port: u16) -> anyhow::Result<(TcpListener, SocketAdd
     Ok((listener, address))
 }
 
-/// Returns on SIGTERM or SIGINT (Ctrl-C).
-///
-/// # Errors
-/// If signals can't be listened for.
-pub async fn run_until_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    info!(signal = name, "stopping");
-    Ok(())
+/// The signals that stop a node. Made before the node starts, so that none is missed.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// # Errors
+    /// If signals can't be listened for.
+    pub fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("can't listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("can't listen for SIGINT")?,
+        })
+    }
+
+    /// Returns on the next SIGTERM or SIGINT (Ctrl-C).
+    pub async fn next(&mut self) {
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        };
+        info!(signal = name, "stopping");
+    }
 }
 
 /// Runs a node on a runtime with so many worker threads.
 ///
 /// # Errors
 /// What `run` returns, or if the runtime can't be started.
-pub fn block_on(threads: u16, run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub fn block_on<T>(threads: u16, run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::from(threads))
         .enable_all()

@@ -31,6 +31,7 @@ pub struct PrimaryOptions {
 #[derive(Debug)]
 pub struct Primary {
     address: SocketAddr,
+    router: Arc<Router<Client>>,
     leader: JoinHandle<()>,
     door: JoinHandle<()>,
     stop: CancellationToken,
@@ -56,14 +57,22 @@ impl Primary {
         let leader = LeaderOptions { list, accept_loss: options.accept_loss };
         let leader = Leader::new(leader, Arc::clone(&router), connect);
         let leader = tokio::spawn(leader.run(stop.clone()));
-        let door =
-            Door { service: router, member: NoMember, options: doors::Options { role: Role::Primary, ..options.door } };
+        let door = Door {
+            service: Arc::clone(&router),
+            member: NoMember,
+            options: doors::Options { role: Role::Primary, ..options.door },
+        };
         let door = tokio::spawn(doors::serve(listener, Arc::new(door), stop.clone()));
-        Ok(Self { address, leader, door, stop })
+        Ok(Self { address, router, leader, door, stop })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Why some slots are not served, if any are not.
+    pub fn unserved(&self) -> Option<String> {
+        self.router.unserved()
     }
 
     /// Stops accepting, finishes what is in flight, and tells the secondaries.

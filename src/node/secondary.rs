@@ -77,7 +77,7 @@ impl Secondary {
             tracing::error!(%error, "the door ended badly");
         }
         let spilled = self.shard.shutdown().await?;
-        info!(spilled, millis = started.elapsed().as_millis() as u64, "stopped cleanly: every record is in the tier");
+        info!(spilled, millis = started.elapsed().as_millis() as u64, "stopped cleanly: nothing is left to spill");
         Ok(spilled)
     }
 }

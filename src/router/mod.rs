@@ -54,6 +54,14 @@ impl<P: Peer> Router<P> {
         Arc::new(Self { routes: RwLock::new(Arc::new(routes)), is_outdated: Notify::new() })
     }
 
+    /// Why some slots are not served, if any are not.
+    pub fn unserved(&self) -> Option<String> {
+        self.routes().targets.iter().find_map(|target| match target {
+            Target::Nowhere { reason } => Some(reason.clone()),
+            Target::Shard { .. } => None,
+        })
+    }
+
     fn routes(&self) -> Arc<Routes<P>> {
         Arc::clone(&self.routes.read())
     }

@@ -128,10 +128,17 @@ impl Driver {
                     }
                     reason
                 }
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    let reason = error.to_string();
+                    // Told once, not for every attempt.
+                    if down.is_none() {
+                        tracing::warn!(peer = %self.address, reason, "not connected");
+                    }
+                    reason
+                }
             };
-            down = Some(self.go_down(&reason, down));
-            let delay = backoff.next().unwrap_or(self.options.backoff_max).min(self.options.backoff_max);
+            down = Some(self.go_down(&reason));
+            let delay = backoff.next().unwrap_or(self.options.backoff_max);
             tokio::select! {
                 biased;
                 () = self.meanwhile(down.as_deref()) => break,
@@ -164,12 +171,9 @@ impl Driver {
         }
     }
 
-    /// Refuses what waits, and all that comes until there is a connection. Told once, not for every attempt.
-    fn go_down(&mut self, reason: &str, before: Option<Arc<str>>) -> Arc<str> {
+    /// Refuses what waits, and says why to all that comes until there is a connection.
+    fn go_down(&mut self, reason: &str) -> Arc<str> {
         let reason: Arc<str> = format!("{}: {reason}; retrying", self.address).into();
-        if before.is_none() {
-            tracing::warn!(peer = %self.address, reason = &*reason, "not connected");
-        }
         self.state.send_replace(State::Down(Arc::clone(&reason)));
         for job in self.queue.drain(..) {
             job.fail(&reason);

@@ -158,6 +158,10 @@ impl Core {
         if known.unspilled.is_some() && self.is_write_through() {
             return Err(command); // not acknowledged yet, so not to be seen yet
         }
+        match known.found {
+            Some(_) => self.counters.hits.add(1),
+            None => self.counters.misses.add(1),
+        }
         if known.found.is_none() && self.tier.is_some() {
             self.counters.loads_avoided.add(1);
         }
@@ -200,20 +204,21 @@ impl Core {
         let Some(key) = command.key() else {
             return Err(Error::Invalid("this command has no key".to_owned()));
         };
+        self.counters.misses.add(1); // or a hit that has to wait for the tier, which is as slow
         let known = self.know(key, deadline).await?;
-        if let Some(version) = known.unspilled.filter(|_| self.is_write_through()) {
-            self.wait_clean(key, version, deadline).await.map_err(|()| {
-                Error::Unavailable("the tier has not confirmed the newest version of this key yet".to_owned())
-            })?;
-        }
+        self.wait_visible(key, known.unspilled, deadline).await?;
         self.reply_read(command, known.found)
     }
 
+    /// Waits until what memory knows of a key may be told: in write-through, once it is in the tier.
+    async fn wait_visible(&self, key: &Key, unspilled: Option<Version>, deadline: Instant) -> Result<(), Error> {
+        let Some(version) = unspilled.filter(|_| self.is_write_through()) else { return Ok(()) };
+        self.wait_clean(key, version, deadline).await.map_err(|()| {
+            Error::Unavailable("the tier has not confirmed the newest version of this key yet".to_owned())
+        })
+    }
+
     fn reply_read(&self, command: Command, found: Option<Found>) -> Result<Reply, Error> {
-        match &found {
-            Some(_) => self.counters.hits.add(1),
-            None => self.counters.misses.add(1),
-        }
         match evaluate(command, found, self.clock.now()) {
             Some(Outcome { reply: Answer::Reply(reply), mutation: None }) => Ok(reply),
             Some(_) | None => Err(Error::Invalid("this command is not a read of a key".to_owned())),
@@ -227,12 +232,16 @@ impl Core {
         let latch = timeout_at(deadline, self.latches.acquire(&key))
             .await
             .map_err(|_| Error::Busy("other writes of this key did not end in time".to_owned()))?;
-        let current = if is_blind(&command) { None } else { self.know(&key, deadline).await?.found };
-        let admission = self.room(payload_bytes(&command, current.as_ref()), deadline).await?;
-        let Some(Outcome { reply, mutation }) = evaluate(command, current, self.clock.now()) else {
+        let known = if is_blind(&command) { Known::default() } else { self.know(&key, deadline).await? };
+        let admission = self.room(payload_bytes(&command, known.found.as_ref()), deadline).await?;
+        let Some(Outcome { reply, mutation }) = evaluate(command, known.found, self.clock.now()) else {
             return Err(Error::Invalid("this command is not a write of a key".to_owned()));
         };
-        let Some(mutation) = mutation else { return Ok(answer(reply, None)) };
+        let Some(mutation) = mutation else {
+            drop((admission, latch));
+            self.wait_visible(&key, known.unspilled, deadline).await?; // a refusal tells what the key is
+            return Ok(answer(reply, None));
+        };
         let version = self.commit(mutation, admission).await;
         drop(latch);
         if self.is_write_through() {
@@ -306,7 +315,12 @@ impl Core {
         }
         match timeout_at(deadline, confirmed).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(()),
+            Ok(Err(_)) | Err(_) => {
+                // Else those who gave up would pile up for as long as the tier is away.
+                self.store.stop_awaiting(key, ticket);
+                self.clean_waits.withdraw(ticket);
+                Err(())
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a command on one key means: from what the key is now to the reply and the outcome to log (R1). Pure.
 
 use crate::command::{Command, Condition, Expiry, Found, Reply};
-use crate::record::{Key, Timestamp, Ttl};
+use crate::record::{Key, Timestamp, Ttl, is_expired};
 use crate::replication::Mutation;
 
 /// A command that has been evaluated.
@@ -26,6 +26,8 @@ pub(super) fn is_blind(command: &Command) -> bool {
 /// Evaluates a command with a key against what the key is `now`. `None` for commands that have no key or are not about a
 /// record.
 pub(super) fn evaluate(command: Command, current: Option<Found>, now: Timestamp) -> Option<Outcome> {
+    // It may have died since it was looked up, while the command waited for room.
+    let current = current.filter(|found| !is_expired(found.expires_at, now));
     let outcome = match command {
         Command::Get { .. } => unchanged(Reply::Found(current)),
         Command::Exists { .. } => unchanged(Reply::Done(current.is_some())),

@@ -10,6 +10,7 @@ use super::core::Core;
 use crate::command::Place;
 use crate::record::{Key, is_expired};
 use crate::replication::Mutation;
+use crate::service::Error;
 use crate::slots::{SLOTS, Slot};
 use crate::tier::SharedTier;
 
@@ -85,7 +86,9 @@ async fn sweep(core: &Core, tier: &SharedTier, slot: Slot) {
         };
         let now = core.clock.now();
         for row in rows.iter().filter(|row| is_expired(row.expires_at, now)) {
-            delete_row(core, &row.key).await;
+            if delete_row(core, &row.key).await.is_err() {
+                return; // the tier is away: the next round will see to it
+            }
         }
         let is_last = rows.len() < PAGE_ROWS;
         after = rows.into_iter().last().map(|row| row.key);
@@ -96,16 +99,17 @@ async fn sweep(core: &Core, tier: &SharedTier, slot: Slot) {
 }
 
 /// Deletes an expired row, if under the key's latch it still is the newest that the key has.
-async fn delete_row(core: &Core, key: &Key) {
+async fn delete_row(core: &Core, key: &Key) -> Result<(), Error> {
     let _latch = core.latches.acquire(key).await;
     if core.store.explain(key).is_some() {
-        return; // memory knows better, and `delete_resident` looks after it
+        return Ok(()); // memory knows better, and `delete_resident` looks after it
     }
-    let Ok(known) = core.loader.load(core, key, Instant::now() + LOAD_TIMEOUT).await else { return };
+    let known = core.loader.load(core, key, Instant::now() + LOAD_TIMEOUT).await?;
     if known.found.is_none()
         && let Some(admission) = core.store.admit(key.as_bytes().len())
     {
         core.commit(Mutation::Delete { key: key.clone() }, admission).await;
         core.counters.expired.add(1);
     }
+    Ok(())
 }

@@ -1,7 +1,5 @@
 //! The shard's own fence: the token under which it may write into the tier (R20), and what happens when it is gone.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +14,29 @@ use crate::tier::{SharedTier, TierError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fenced;
 
+/// Why the own fence could not be made sure of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    Fenced,
+    Stopped,
+}
+
+impl From<Fenced> for Lost {
+    fn from(_: Fenced) -> Self {
+        Self::Fenced
+    }
+}
+
+impl From<Stopped> for Lost {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
 /// The fence row as this process last wrote it.
 #[derive(Debug, Default)]
 pub(super) struct FenceKeeper {
     fence: Mutex<Option<Fence>>,
-    was_lost: AtomicBool,
     is_lost: Notify,
 }
 
@@ -43,17 +59,20 @@ impl FenceKeeper {
         }
     }
 
-    /// Tells whoever waits in [`FenceKeeper::until_lost`], and stays without a fence.
-    pub async fn lost(&self) {
-        if self.fence.lock().take().is_some() {
-            self.was_lost.store(true, Ordering::Release); // pairs with `was_lost`
+    /// Stays without a fence and tells whoever waits in [`FenceKeeper::until_lost`], unless another token than the one that
+    /// was `seen` to be gone has been claimed meanwhile.
+    pub fn forfeit(&self, seen: FenceToken) -> Fenced {
+        let mut fence = self.fence.lock();
+        if fence.as_ref().is_some_and(|fence| fence.token == seen) {
+            *fence = None;
+            self.is_lost.notify_one();
         }
-        self.is_lost.notify_one();
+        Fenced
     }
 
-    /// Whether this process had a fence and lost it. It must not take one again: what it has in memory was left behind.
-    pub fn was_lost(&self) -> bool {
-        self.was_lost.load(Ordering::Acquire) // pairs with `lost`
+    /// Tells it again, for another one who waits.
+    pub fn tell_again(&self) {
+        self.is_lost.notify_one();
     }
 
     /// # Cancel safety
@@ -65,11 +84,11 @@ impl FenceKeeper {
     /// Takes the next token, so that whatever still runs under `seen` can't commit any more (R26).
     ///
     /// # Errors
-    /// [`Fenced`] if another owner was faster, or on `stop`.
-    pub async fn raise(&self, tier: &SharedTier, seen: FenceToken, stop: &CancellationToken) -> Result<(), Fenced> {
+    /// [`Lost::Fenced`] if another owner was faster.
+    pub async fn raise(&self, tier: &SharedTier, seen: FenceToken, stop: &CancellationToken) -> Result<(), Lost> {
         let mut backoff = Backoff::new();
         loop {
-            let Some(mut next) = self.row() else { return Err(Fenced) };
+            let Some(mut next) = self.row() else { return Err(Lost::Fenced) };
             if next.token != seen {
                 return Ok(()); // raised already
             }
@@ -80,30 +99,34 @@ impl FenceKeeper {
                     self.set(next);
                     return Ok(());
                 }
-                Ok(false) | Err(TierError::OutcomeUnknown(_)) => return self.recheck(tier, seen, stop).await,
-                Err(_) => backoff.wait(stop).await.map_err(|Stopped| Fenced)?,
+                // Not raised until the row says so: a token that is still `seen` outdates nobody.
+                Ok(false) | Err(TierError::OutcomeUnknown(_)) => self.recheck(tier, seen, stop).await?,
+                Err(_) => {}
             }
+            backoff.wait(stop).await?;
         }
     }
 
     /// Reads the fence row again: a token that this very process wrote, by an update whose answer was lost, is its own.
     ///
     /// # Errors
-    /// [`Fenced`] if another owner holds the fence, or on `stop`.
-    pub async fn recheck(&self, tier: &SharedTier, seen: FenceToken, stop: &CancellationToken) -> Result<(), Fenced> {
+    /// [`Lost::Fenced`] if another owner holds the fence.
+    pub async fn recheck(&self, tier: &SharedTier, seen: FenceToken, stop: &CancellationToken) -> Result<(), Lost> {
         let mut backoff = Backoff::new();
         loop {
-            let Some(mine) = self.row() else { return Err(Fenced) };
+            let Some(mine) = self.row() else { return Err(Lost::Fenced) };
             if mine.token != seen {
                 return Ok(());
             }
             if let Ok(fences) = tier.fences().await {
                 let row = fences.into_iter().find(|row| row.shard == mine.shard);
-                let Some(row) = row.filter(|row| row.incarnation == mine.incarnation) else { return Err(Fenced) };
+                let Some(row) = row.filter(|row| row.incarnation == mine.incarnation) else {
+                    return Err(self.forfeit(seen).into());
+                };
                 self.set(row);
                 return Ok(());
             }
-            backoff.wait(stop).await.map_err(|Stopped| Fenced)?;
+            backoff.wait(stop).await?;
         }
     }
 }

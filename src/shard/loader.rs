@@ -132,6 +132,10 @@ impl Loader {
                 self.waiting.answer(ticket, Ok(row.clone()));
             }
         }
+        // What was loaded may have evicted others.
+        if core.store.has_spill() {
+            core.spill.notify_one();
+        }
     }
 
     /// Grows step by step while values are small, shrinks at once when they are large.

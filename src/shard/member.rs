@@ -12,14 +12,14 @@ use crate::slots::SlotSet;
 
 /// A primary that was not heard of for this long does not lead any more.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// After a primary has resigned: another one with the same list may lead too, and is heard of within this time.
-const RESIGN_TIMEOUT: Duration = Duration::from_secs(1);
+/// One that has resigned leads no more after this, unless another with the same list is heard of.
+const RESIGNED_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// The list of secondaries of the primary that leads this one, and when it was last heard of.
+/// The list of secondaries of the primary, or the primaries, that lead this one.
 #[derive(Debug)]
 pub(super) struct Lead {
     list: Vec<ShardName>,
-    /// It leads until then, unless it is heard of again.
+    /// It leads no more if it is not heard of until then.
     until: Instant,
 }
 
@@ -39,10 +39,7 @@ impl Member for Shard {
         let steward = std::sync::Arc::clone(&self.steward);
         // R5: SQL runs in a task of ours.
         let asked = self.core.tasks.spawn_work(async move {
-            if steward.ledger.lock().tier_id.is_none() {
-                let prepared = tier.prepare().await?; // there may be no tables yet
-                steward.ledger.lock().tier_id = Some(prepared.id);
-            }
+            steward.prepare(&tier).await?; // there may be no tables yet
             tier.fences().await
         });
         match asked.await {
@@ -56,10 +53,17 @@ impl Member for Shard {
 
     async fn retire(&self, expected: Fence, slots: SlotSet, epoch: Epoch) -> Result<bool, ControlError> {
         let Some(tier) = self.core.tier.clone() else { return Ok(true) };
-        let clean = expected.clean || slots.is_empty(); // what was lost of the slots it keeps is still to be accepted
-        // Nobody's incarnation: should the shard still live, it must not take the new token for its own (R20).
-        let incarnation = Incarnation::default();
-        let row = Fence { token: expected.token.next(), incarnation, slots, epoch, clean, ..expected.clone() };
+        let row = Fence {
+            shard: expected.shard.clone(),
+            token: expected.token.next(),
+            // Nobody's: the old owner would take the new token for its own (R20).
+            incarnation: Incarnation::default(),
+            epoch,
+            lsn: expected.lsn,
+            // What was lost of the slots that it keeps is still to be accepted.
+            clean: expected.clean || slots.is_empty(),
+            slots,
+        };
         let shard = expected.shard.clone();
         let swapped = self.core.tasks.spawn_work(async move { tier.swap_fence(Some(expected.token), &row).await });
         let swapped = swapped.await.map_err(|error| ControlError::Tier(error.to_string()))?;
@@ -69,9 +73,9 @@ impl Member for Shard {
     }
 
     async fn resign(&self, list: Vec<ShardName>) -> Result<(), ControlError> {
-        let mut lead = self.lead.lock();
-        if let Some(lead) = lead.as_mut().filter(|lead| lead.list == list) {
-            lead.until = lead.until.min(Instant::now() + RESIGN_TIMEOUT);
+        if let Some(lead) = self.lead.lock().as_mut().filter(|lead| lead.list == list) {
+            // Others may lead with the same list: they will be heard of in time.
+            lead.until = lead.until.min(Instant::now() + RESIGNED_TIMEOUT);
         }
         Ok(())
     }
@@ -80,12 +84,12 @@ impl Member for Shard {
 impl Shard {
     fn accept_lead(&self, list: &[ShardName]) -> Result<(), ControlError> {
         let mut lead = self.lead.lock();
-        let now = Instant::now();
-        if let Some(other) = lead.as_ref().filter(|lead| lead.list != list && now < lead.until) {
+        let other = lead.as_ref().filter(|lead| lead.list != list && lead.until > Instant::now());
+        if let Some(other) = other {
             let names: Vec<&str> = other.list.iter().map(ShardName::as_str).collect();
             return Err(ControlError::OtherList(names.join(" ")));
         }
-        *lead = Some(Lead { list: list.to_vec(), until: now + LEAD_TIMEOUT });
+        *lead = Some(Lead { list: list.to_vec(), until: Instant::now() + LEAD_TIMEOUT });
         Ok(())
     }
 
@@ -116,7 +120,7 @@ impl Shard {
         let ledger = self.steward.ledger.lock();
         MemberStatus {
             incarnation: self.steward.incarnation,
-            tier_id: ledger.tier_id,
+            tier_id: ledger.tier.as_ref().map(|prepared| prepared.id),
             is_pure_cache: self.core.tier.is_none(),
             held: ledger.held.clone(),
             state: ledger.state.clone(),

@@ -28,6 +28,7 @@ mod tickets;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -52,6 +53,9 @@ use crate::tier::SharedTier;
 
 /// How long the tasks may take to end once nothing is left to do; a statement under way has its own time-out.
 const TASKS_END_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Values that are loaded for one batch take about this much memory at most; reads beyond it are refused (R9).
+const REPLY_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// When a write reaches the tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,14 +132,13 @@ impl Shard {
                 wanted: None,
                 held: None,
                 state: MemberState::Unassigned,
-                tier_id: None,
-                is_prepared: false,
+                tier: None,
             })),
             wake: Arc::new(Notify::new()),
             incarnation,
             stop: stop.child_token(),
             running: tokio::sync::Mutex::default(),
-            filter_scan: Mutex::new(CancellationToken::new()),
+            filter_scan: Mutex::default(),
         });
         let shard = Self { core, steward, lead: Arc::default(), started: Instant::now(), stop };
         shard.spawn_tasks();
@@ -245,10 +248,24 @@ impl Shard {
         for (i, command) in waiting {
             by_key.entry(command.key().cloned()).or_default().push((i, command));
         }
+        let (bytes, is_too_much) = (AtomicUsize::new(0), CancellationToken::new());
         let keys = by_key.into_values().map(async |commands| {
             let mut answers = Vec::with_capacity(commands.len());
             for (i, command) in commands {
-                answers.push((i, self.execute_one(serving, command, deadline).await));
+                let is_get = matches!(command, Command::Get { .. });
+                let executed = self.execute_one(serving, command, deadline);
+                let answer = if is_get {
+                    // It may be given up half way: its load goes on by itself.
+                    is_too_much.run_until_cancelled(executed).await.unwrap_or(Err(Error::ReplyTooLarge))
+                } else {
+                    executed.await
+                };
+                // Relaxed: one task runs all of this.
+                let size = answer.as_ref().map_or(0, Reply::size_bytes);
+                if bytes.fetch_add(size, Ordering::Relaxed) + size > REPLY_BYTES_MAX {
+                    is_too_much.cancel();
+                }
+                answers.push((i, answer));
             }
             answers
         });
@@ -260,7 +277,7 @@ impl Shard {
             Command::Scan { cursor, limit } => scan::page(&self.core, serving, cursor, limit).await,
             Command::Count => self.count(),
             Command::Stats => Ok(Reply::Stats(vec![self.stats(serving)])),
-            Command::Explain { key } => self.explain(serving, &key, deadline).await,
+            Command::Explain { key } => self.explain(serving, &key).await,
             command @ (Command::Get { .. }
             | Command::Put { .. }
             | Command::Delete { .. }

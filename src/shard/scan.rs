@@ -24,6 +24,9 @@ pub(super) async fn page(core: &Core, serving: &Serving, cursor: Cursor, limit: 
     let first = Slot::try_from(cursor.slot).map_err(|error| Error::Invalid(error.to_string()))?;
     let range = serving.slots.ranges().iter().find(|(from, to)| (*from..=*to).contains(&first));
     let Some(&(_, last)) = range else {
+        if serving.slots.is_empty() {
+            return Err(Error::Unavailable(serving.reason.clone()));
+        }
         let reason = format!("slot {first} is not served here: {}", serving.reason);
         return Err(Error::WrongShard { epoch: serving.epoch, reason });
     };

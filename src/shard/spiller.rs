@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::core::Core;
-use super::fence::{FenceKeeper, Fenced};
-use crate::backoff::Backoff;
+use super::fence::{FenceKeeper, Fenced, Lost};
+use crate::backoff::{Backoff, Stopped};
 use crate::command::Effect;
-use crate::record::Key;
+use crate::record::{Key, Version};
 use crate::replication::ReplicatedLog;
+use crate::slots::{Slot, SlotSet};
 use crate::tier::{DeadLetter, ROWS_MAX, SharedTier, TierError};
 
 /// A flush is about this large at most, unless one record is larger: a quarter of what MariaDB takes in one packet (R9).
@@ -29,29 +30,51 @@ const CONFLICTS_AT_ONCE: u32 = 3;
 /// Records that the tier rejected. They stay in memory, where they are served, and in the dead-letter table.
 #[derive(Debug, Default)]
 pub(super) struct SetAside {
-    keys: Mutex<HashMap<Key, Instant, RandomState>>,
+    keys: Mutex<HashMap<Key, Aside, RandomState>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Aside {
+    since: Instant,
+    /// The version that the dead-letter table has.
+    buried: Option<Version>,
 }
 
 impl SetAside {
-    pub fn insert(&self, key: Key) {
-        self.keys.lock().insert(key, Instant::now());
+    pub fn insert(&self, key: Key, buried: Option<Version>) {
+        self.keys.lock().insert(key, Aside { since: Instant::now(), buried });
     }
 
-    pub fn len(&self) -> usize {
-        self.keys.lock().len()
+    pub fn clear(&self) {
+        self.keys.lock().clear();
     }
 
-    fn remove(&self, key: &Key) -> bool {
-        let mut keys = self.keys.lock();
-        !keys.is_empty() && keys.remove(key).is_some()
+    pub fn keys(&self) -> Vec<Key> {
+        self.keys.lock().keys().cloned().collect()
+    }
+
+    /// What is safe in the dead-letter table, of some slots.
+    pub fn buried_in(&self, slots: &SlotSet) -> Vec<(Key, Version)> {
+        let keys = self.keys.lock();
+        let buried = keys.iter().filter(|(key, _)| slots.contains(Slot::of(key)));
+        buried.filter_map(|(key, aside)| Some((key.clone(), aside.buried?))).collect()
+    }
+
+    fn contains(&self, key: &Key) -> bool {
+        let keys = self.keys.lock();
+        !keys.is_empty() && keys.contains_key(key)
+    }
+
+    pub fn remove(&self, key: &Key) {
+        self.keys.lock().remove(key);
     }
 
     fn due(&self) -> Vec<Key> {
         let now = Instant::now();
         let mut keys = self.keys.lock();
-        let due = keys.iter_mut().filter(|(_, since)| now.duration_since(**since) >= DEAD_LETTER_RETRY);
-        due.map(|(key, since)| {
-            *since = now;
+        let due = keys.iter_mut().filter(|(_, aside)| now.duration_since(aside.since) >= DEAD_LETTER_RETRY);
+        due.map(|(key, aside)| {
+            aside.since = now;
             key.clone()
         })
         .collect()
@@ -80,6 +103,21 @@ impl From<Fenced> for GaveUp {
     }
 }
 
+impl From<Stopped> for GaveUp {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<Lost> for GaveUp {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Fenced => Self::Fenced,
+            Lost::Stopped => Self::Stopped,
+        }
+    }
+}
+
 impl Spiller<'_> {
     /// Runs until stopped or fenced.
     pub async fn run(&self) {
@@ -91,8 +129,8 @@ impl Spiller<'_> {
                 _ = retry.tick() => self.hand_out_again().await,
             }
             match self.spill_all().await {
-                Ok(()) => {}
-                Err(GaveUp::Fenced) => self.fence.lost().await,
+                // Whoever found the fence gone has told the steward.
+                Ok(()) | Err(GaveUp::Fenced) => {}
                 Err(GaveUp::Stopped) => return,
             }
         }
@@ -122,8 +160,7 @@ impl Spiller<'_> {
                 let flushed = self.tier.flush(&shard, token, effects, self.core.log.last_lsn()).await;
                 self.core.note_tier(&flushed);
                 let Err(error) = flushed else {
-                    self.confirm(effects).await;
-                    return Ok(());
+                    return self.confirm(effects).await;
                 };
                 self.core.counters.spill_errors.add(1);
                 match error {
@@ -137,27 +174,36 @@ impl Spiller<'_> {
                     TierError::Fenced => self.fence.recheck(self.tier, token, self.stop).await?,
                     TierError::Rejected(reason) => return self.bisect(effects, reason).await,
                 }
-                backoff.wait(self.stop).await.map_err(|_| GaveUp::Stopped)?;
+                backoff.wait(self.stop).await?;
             }
         }
         .boxed()
     }
 
-    async fn confirm(&self, effects: &[Effect]) {
+    async fn confirm(&self, effects: &[Effect]) -> Result<(), GaveUp> {
+        for effect in effects.iter().filter(|effect| self.set_aside.contains(effect.key())) {
+            self.settle_letter(effect).await?;
+        }
         self.core.counters.spilled_rows.add(effects.len() as u64);
         self.core.counters.spilled_batches.add(1);
         for ticket in self.core.store.confirm(effects) {
             self.core.clean_waits.answer(ticket, ());
         }
         self.core.progress.notify_waiters();
-        for effect in effects {
-            if self.set_aside.remove(effect.key()) {
-                info!(version = %effect.version(), "the tier has taken a record that it had rejected");
-                if let Err(error) = self.tier.unbury(effect.key(), effect.version()).await {
-                    warn!(%error, "a dead letter that is settled could not be removed");
-                }
-            }
+        Ok(())
+    }
+
+    /// Removes the dead letter of a key that the tier has taken. Before anything counts as confirmed: a letter that
+    /// outlives a deletion brings the key back at the next start.
+    async fn settle_letter(&self, effect: &Effect) -> Result<(), GaveUp> {
+        let mut backoff = Backoff::new();
+        while let Err(error) = self.tier.unbury(effect.key(), effect.version()).await {
+            warn!(%error, "a dead letter that is settled can't be removed yet");
+            backoff.wait(self.stop).await?;
         }
+        info!(version = %effect.version(), "the tier has taken a record that it had rejected");
+        self.set_aside.remove(effect.key());
+        Ok(())
     }
 
     /// The tier rejects a batch for something in it: find it, set it aside, and let the rest through.
@@ -171,7 +217,7 @@ impl Spiller<'_> {
         let buried = self.tier.bury(&self.fence.current()?.0, &letter).await;
         self.core.counters.dead_letters.add(1);
         self.core.store.set_aside(effect);
-        self.set_aside.insert(effect.key().clone());
+        self.set_aside.insert(effect.key().clone(), buried.is_ok().then(|| effect.version()));
         match buried {
             Ok(()) => error!(version = %effect.version(), bytes = effect.size_bytes(), reason = letter.reason,
                 "the tier rejects a record: it stays in memory, with a copy in the table dead_letters"),

@@ -1,7 +1,5 @@
 //! What a shard tells about itself and about a key.
 
-use tokio::time::Instant;
-
 use super::core::Serving;
 use super::{Shard, WriteMode};
 use crate::command::{Explanation, Place, Reply, ShardStats};
@@ -17,7 +15,7 @@ impl Shard {
             .ok_or_else(|| Error::Unavailable("the keys in the tier are still being counted".to_owned()))
     }
 
-    pub(super) async fn explain(&self, serving: &Serving, key: &Key, deadline: Instant) -> Result<Reply, Error> {
+    pub(super) async fn explain(&self, serving: &Serving, key: &Key) -> Result<Reply, Error> {
         let mut explanation = Explanation {
             slot: Slot::of(key).get(),
             shard: serving.name.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -45,7 +43,6 @@ impl Shard {
                 explanation.value_bytes = Some(row.value.as_bytes().len() as u64);
             }
         }
-        debug_assert!(deadline >= self.started);
         Ok(Reply::Explained(Box::new(explanation)))
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -14,16 +15,16 @@ use super::core::{Core, Serving};
 use super::fence::{FenceKeeper, check_others};
 use super::spiller::SetAside;
 use crate::backoff::{Backoff, Stopped};
-use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName, TierId};
+use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName};
 use crate::record::{Key, Lsn};
 use crate::replication::ReplicatedLog;
 use crate::slots::{Slot, SlotSet};
-use crate::tier::{SharedTier, TierError};
+use crate::store::ScanId;
+use crate::tier::{Prepared, SharedTier, TierError};
 
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
 const LOOK: Duration = Duration::from_millis(50);
 const FILTER_PAGE_ROWS: usize = 10_000;
-const FENCE_LOST: &str = "another owner has taken over the fence of this shard; stop this process";
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the shard is and what it shall be.
@@ -31,13 +32,12 @@ pub(super) struct Ledger {
     pub wanted: Option<Assignment>,
     pub held: Option<Holding>,
     pub state: MemberState,
-    pub tier_id: Option<TierId>,
-    /// The tier's settings were looked at.
-    pub is_prepared: bool,
+    /// Once it was reached.
+    pub tier: Option<Prepared>,
 }
 
 impl Ledger {
-    /// Whether an assignment has the same outcome as the one that is carried out; another list has.
+    /// Whether an assignment has the same outcome as the one that is carried out.
     pub fn wants(&self, assignment: &Assignment) -> bool {
         let goal = |assignment: &Assignment| (assignment.shard.clone(), assignment.epoch, assignment.slots.clone());
         self.wanted.as_ref().map(goal) == Some(goal(assignment))
@@ -64,7 +64,7 @@ pub(super) struct Steward {
     pub stop: CancellationToken,
     /// Held while [`Steward::run`] runs.
     pub running: tokio::sync::Mutex<()>,
-    /// Ends the scan that fills the filter, when another one starts.
+    /// Ends the scan that fills the filter, when another one starts. Locked by whoever changes the filter for a scan.
     pub filter_scan: Mutex<CancellationToken>,
 }
 
@@ -96,7 +96,7 @@ impl Steward {
     pub async fn run(&self) {
         let _running = self.running.lock().await;
         let mut backoff = Backoff::new();
-        loop {
+        while !self.stop.is_cancelled() {
             let (wanted, is_done) = {
                 let ledger = self.ledger.lock();
                 let is_done = matches!(ledger.state, MemberState::Serving | MemberState::Refusing(_));
@@ -140,6 +140,9 @@ impl Steward {
     }
 
     async fn pursue(&self, wanted: &Assignment) -> Result<(), Obstacle> {
+        if self.core.tier.is_some() && self.fence.current().is_err() {
+            self.forget_everything().await;
+        }
         let held = self.ledger.lock().held.clone();
         let (held, kept) = match held {
             Some(held) if held.shard == wanted.shard => {
@@ -149,26 +152,31 @@ impl Steward {
             other => (other, SlotSet::empty()),
         };
         let gained = wanted.slots.difference(&kept);
-        let has_lost = held.as_ref().is_some_and(|held| held.slots != kept);
-        if let Some(held) = held.filter(|_| has_lost) {
+        let lost = held.as_ref().map_or_else(SlotSet::empty, |held| held.slots.difference(&kept));
+        if let Some(held) = held {
             self.let_go(&held, &kept, wanted).await?;
         }
         let Some(tier) = &self.core.tier else {
             self.core.log.begin(wanted.epoch, Lsn(0));
             return self.take_over(wanted).await;
         };
-        self.prepare(tier).await?;
+        self.check_strict(&self.prepare(tier).await?)?;
         self.claim(tier, wanted, &gained).await?;
-        if has_lost || !gained.is_empty() {
-            self.restart_filter(tier, wanted.slots.clone()); // it counts the keys of these slots
+        if !gained.is_empty() || !lost.is_empty() {
+            let (scan, stop) = self.restart_filter();
+            self.bring_back_dead_letters(tier, &gained, scan).await?;
+            let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
+            self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, scan, &stop).await });
         }
-        self.bring_back_dead_letters(tier, &gained).await?;
         self.take_over(wanted).await
     }
 
     /// Stops serving what is not kept, spills it, and says so in the fence row: only then may another shard have it (R41).
     async fn let_go(&self, held: &Holding, kept: &SlotSet, wanted: &Assignment) -> Result<(), Obstacle> {
         let lost = held.slots.difference(kept);
+        if lost.is_empty() {
+            return Ok(());
+        }
         let reason = format!("handed over under epoch {}", wanted.epoch);
         self.core.serve(Serving::new(Some(held.shard.clone()), held.epoch, kept.clone(), reason)).await;
         let spilled_before = self.core.counters.spilled_rows.get();
@@ -177,6 +185,11 @@ impl Steward {
         if let Some(tier) = &self.core.tier {
             self.write_fence(tier, held.shard.clone(), wanted, kept.clone()).await?;
         }
+        // Whoever gets the slots brings the dead letters back.
+        for (key, _) in self.set_aside.buried_in(&lost) {
+            self.set_aside.remove(&key);
+        }
+        self.core.store.forget(&lost);
         let mut ledger = self.ledger.lock();
         ledger.held = Some(Holding { slots: kept.clone(), ..held.clone() });
         let spilled = self.core.counters.spilled_rows.get() - spilled_before;
@@ -191,7 +204,7 @@ impl Steward {
             let progress = self.core.progress.notified();
             self.core.spill.notify_one();
             let left = self.core.store.entries_in(slots);
-            if left <= self.set_aside.len() {
+            if left == 0 || left == self.buried_in(slots) {
                 return Ok(());
             }
             {
@@ -208,17 +221,39 @@ impl Steward {
             tokio::select! {
                 () = stop.cancelled() => return Err(Stopped.into()),
                 () = self.fence.until_lost() => {
-                    self.fence.lost().await;
-                    return Err(Obstacle::Refuse(FENCE_LOST.to_owned()));
+                    self.fence.tell_again();
+                    return Err(Obstacle::Refuse("another owner has taken over the fence".to_owned()));
                 }
                 _ = timeout(LOOK, progress) => {}
             }
         }
     }
 
-    async fn prepare(&self, tier: &SharedTier) -> Result<(), Obstacle> {
-        if self.ledger.lock().is_prepared {
-            return Ok(());
+    /// How many records of `slots` are in memory and, in this very version, in the dead-letter table.
+    fn buried_in(&self, slots: &SlotSet) -> usize {
+        let is_newest = |key: &Key, version| self.core.store.explain(key).is_some_and(|seen| seen.version == version);
+        self.set_aside.buried_in(slots).iter().filter(|(key, version)| is_newest(key, *version)).count()
+    }
+
+    /// Forgets what was in memory when the fence was lost: since then, others may have written those keys. Nothing is
+    /// served from it any more, and nothing of it is being flushed: without a fence the spiller gives up at once.
+    async fn forget_everything(&self) {
+        let unspilled = self.core.store.stats().unspilled;
+        if unspilled > 0 {
+            error!(unspilled, "forgetting records that another owner of the fence kept out of the tier");
+        }
+        if self.ledger.lock().held.take().is_some() {
+            self.refuse("another owner has taken over the fence of this shard").await;
+        }
+        self.core.store.forget(&SlotSet::all());
+        self.set_aside.clear();
+        let _ = self.fence.until_lost().now_or_never(); // it is known
+    }
+
+    /// Makes the tier ready for use, once.
+    pub async fn prepare(&self, tier: &SharedTier) -> Result<Prepared, TierError> {
+        if let Some(prepared) = self.ledger.lock().tier.clone() {
+            return Ok(prepared);
         }
         let prepared = tier.prepare().await;
         self.core.note_tier(&prepared);
@@ -226,27 +261,22 @@ impl Steward {
         for warning in &prepared.warnings {
             warn!(tier = tier.describe(), "{warning}");
         }
+        self.ledger.lock().tier = Some(prepared.clone());
+        Ok(prepared)
+    }
+
+    fn check_strict(&self, prepared: &Prepared) -> Result<(), Obstacle> {
         if self.core.options.strict && !prepared.warnings.is_empty() {
             return Err(Obstacle::Refuse(format!("--strict: {}", prepared.warnings.join("; "))));
         }
-        let mut ledger = self.ledger.lock();
-        ledger.tier_id = Some(prepared.id);
-        ledger.is_prepared = true;
         Ok(())
     }
 
     /// Makes the fence row of the wanted name this process's own (R20), unless that would hide a loss (R22).
     async fn claim(&self, tier: &SharedTier, wanted: &Assignment, gained: &SlotSet) -> Result<(), Obstacle> {
         let is_own = self.fence.current().is_ok_and(|(shard, _)| shard == wanted.shard);
-        if !is_own && self.fence.was_lost() {
-            return Err(Obstacle::Refuse(FENCE_LOST.to_owned())); // what is in memory is outdated
-        }
-        if is_own && gained.is_empty() {
-            let row = self.fence.row();
-            let is_current = row.is_some_and(|row| row.epoch == wanted.epoch && row.slots == wanted.slots);
-            if !is_current {
-                self.write_fence(tier, wanted.shard.clone(), wanted, wanted.slots.clone()).await?;
-            }
+        let own_row = self.fence.row().filter(|_| is_own);
+        if gained.is_empty() && own_row.is_some_and(|row| row.epoch == wanted.epoch && row.slots == wanted.slots) {
             self.core.log.begin(wanted.epoch, Lsn(0));
             return Ok(());
         }
@@ -277,7 +307,9 @@ impl Steward {
         wanted: &Assignment,
         slots: SlotSet,
     ) -> Result<(), Obstacle> {
-        let Ok((_, token)) = self.fence.current() else { return Err(Obstacle::Refuse(FENCE_LOST.to_owned())) };
+        let Ok((_, token)) = self.fence.current() else {
+            return Err(Obstacle::Wait("another owner has taken over the fence".to_owned()));
+        };
         self.swap(tier, Some(token), self.new_row(shard, Some(token), wanted, &slots)).await
     }
 
@@ -306,14 +338,14 @@ impl Steward {
                     .await?
                     .into_iter()
                     .find(|other| other.shard == row.shard && other.incarnation == self.incarnation);
-                let was_own = self.fence.current().is_ok_and(|(shard, _)| shard == row.shard);
-                match mine {
-                    Some(mine) => self.fence.set(mine),
-                    None if was_own => {
-                        self.fence.lost().await; // `run` steps down
-                        return Err(Obstacle::Refuse(FENCE_LOST.to_owned()));
+                let own = self.fence.current().ok().filter(|(shard, _)| *shard == row.shard);
+                match (mine, own) {
+                    (Some(mine), _) => self.fence.set(mine),
+                    (None, Some((_, token))) => {
+                        self.fence.forfeit(token); // `run` steps down
+                        return Err(Obstacle::Refuse("another owner has taken over the fence".to_owned()));
                     }
-                    None => {}
+                    (None, None) => {}
                 }
                 Err(Obstacle::Wait("the fence row has changed; reading it again".to_owned()))
             }
@@ -339,16 +371,17 @@ impl Steward {
         Ok(())
     }
 
-    fn restart_filter(&self, tier: &SharedTier, slots: SlotSet) {
-        let scan = self.stop.child_token();
-        std::mem::replace(&mut *self.filter_scan.lock(), scan.clone()).cancel();
-        self.core.store.restart_filter();
-        let (core, tier) = (Arc::clone(&self.core), tier.clone());
-        self.core.tasks.spawn("filter", async move { fill_filter(&core, &tier, &slots, &scan).await });
+    /// Ends the scan that fills the filter, and begins another one.
+    fn restart_filter(&self) -> (ScanId, CancellationToken) {
+        let stop = self.stop.child_token();
+        std::mem::replace(&mut *self.filter_scan.lock(), stop.clone()).cancel();
+        let scan = self.core.store.restart_filter();
+        self.core.store.extend_filter(scan, &self.set_aside.keys());
+        (scan, stop)
     }
 
     /// Takes what the tier had rejected back into memory, but what newer rows have overtaken.
-    async fn bring_back_dead_letters(&self, tier: &SharedTier, slots: &SlotSet) -> Result<(), Obstacle> {
+    async fn bring_back_dead_letters(&self, tier: &SharedTier, slots: &SlotSet, scan: ScanId) -> Result<(), Obstacle> {
         for &(first, last) in slots.ranges() {
             let letters = tier.buried(first, last).await?;
             for letter in letters {
@@ -361,8 +394,10 @@ impl Steward {
                 warn!(version = %letter.effect.version(), reason = letter.reason, "a dead letter is back in memory");
                 let room = self.core.room(letter.effect.size_bytes(), Instant::now() + DEAD_LETTER_TIMEOUT).await;
                 let admission = room.map_err(|error| Obstacle::Wait(error.to_string()))?;
+                // As if it had a row: its deletion must go by way of the tier, where the letter is.
+                self.core.store.extend_filter(scan, [&key]);
                 self.core.apply_effect(&letter.effect, admission);
-                self.set_aside.insert(key);
+                self.set_aside.insert(key, Some(letter.effect.version()));
             }
         }
         Ok(())
@@ -393,11 +428,12 @@ impl Steward {
     /// Another owner holds the fence: what is unspilled here can't reach the tier any more.
     async fn step_down(&self) {
         let unspilled = self.core.store.stats().unspilled;
-        error!(unspilled, "{FENCE_LOST}");
-        self.refuse(FENCE_LOST).await;
+        let reason = "another owner has taken over the fence of this shard; stop this process";
+        error!(unspilled, "{reason}");
+        self.refuse(reason).await;
         let mut ledger = self.ledger.lock();
         ledger.held = None;
-        ledger.state = MemberState::Refusing(FENCE_LOST.to_owned());
+        ledger.state = MemberState::Refusing(reason.to_owned());
     }
 
     /// Stops serving, spills everything and marks the fence clean. Returns how many records it spilled.
@@ -408,21 +444,23 @@ impl Steward {
         self.ledger.lock().state = MemberState::Draining;
         self.stop.cancel();
         let _halted = self.running.lock().await;
-        self.refuse("it is stopping").await;
-        let Some(tier) = &self.core.tier else { return Ok(0) };
-        if self.fence.row().is_none() {
-            // It never had slots, or has lost its fence and can't write any more.
-            let unspilled = self.core.store.stats().unspilled;
-            return if unspilled == 0 { Ok(0) } else { Err(unspilled) };
-        }
         let deadline = Instant::now() + self.core.options.drain_timeout;
+        let unspilled = || self.core.store.stats().unspilled;
+        if timeout_at(deadline, self.refuse("it is stopping")).await.is_err() {
+            warn!("stopping although commands are still waiting");
+            return Err(unspilled());
+        }
+        let Some(tier) = &self.core.tier else { return Ok(0) };
+        if self.fence.current().is_err() {
+            return if unspilled() == 0 { Ok(0) } else { Err(unspilled()) };
+        }
         let spilled_before = self.core.counters.spilled_rows.get();
-        info!(unspilled = self.core.store.stats().unspilled, "spilling what the tier does not have yet");
+        info!(unspilled = unspilled(), "spilling what the tier does not have yet");
         self.core.store.vacate(&SlotSet::all());
         let never = CancellationToken::new();
         let is_drained = matches!(timeout_at(deadline, self.drain(&SlotSet::all(), &never)).await, Ok(Ok(())));
         if !is_drained {
-            return Err(self.core.store.stats().unspilled);
+            return Err(unspilled());
         }
         match timeout_at(deadline, self.mark_clean(tier)).await {
             Ok(true) => Ok(self.core.counters.spilled_rows.get() - spilled_before),
@@ -453,7 +491,7 @@ impl Steward {
 }
 
 /// Reads all keys with rows (R17). Until it has ended, every key may have one.
-async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &CancellationToken) {
+async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, scan: ScanId, stop: &CancellationToken) {
     let started = Instant::now();
     let mut backoff = Backoff::new();
     let mut keys = 0_usize;
@@ -471,7 +509,7 @@ async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &Can
                 }
                 continue;
             };
-            core.store.extend_filter(page.iter().map(|row| &row.key));
+            core.store.extend_filter(scan, page.iter().map(|row| &row.key));
             keys += page.len();
             let is_last = page.len() < FILTER_PAGE_ROWS;
             match page.into_iter().last() {
@@ -480,6 +518,6 @@ async fn fill_filter(core: &Core, tier: &SharedTier, slots: &SlotSet, stop: &Can
             }
         }
     }
-    core.store.finish_filter();
+    core.store.finish_filter(scan);
     info!(keys, millis = started.elapsed().as_millis() as u64, "the filter of spilled keys is complete");
 }

@@ -29,7 +29,7 @@ impl<T> Tickets<T> {
         (ticket, rx)
     }
 
-    /// Takes back a ticket that will never be answered.
+    /// Takes back a ticket whose answer nobody waits for.
     pub fn withdraw(&self, ticket: Ticket) {
         self.holders.lock().remove(&ticket);
     }

@@ -3,6 +3,7 @@
 use hashbrown::HashMap;
 
 use crate::record::Key;
+use crate::slots::{Slot, SlotSet};
 
 /// Names somebody who waits; the store's owner knows who.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +43,12 @@ impl Fills {
         if let Some((id, tickets)) = self.by_key.remove(key) {
             self.poisoned.insert(id, tickets);
         }
+    }
+
+    /// The rows of these slots may change without the store being told.
+    pub fn poison_slots(&mut self, slots: &SlotSet) {
+        let overtaken = self.by_key.extract_if(|key, _| slots.contains(Slot::of(key)));
+        self.poisoned.extend(overtaken.map(|(_, fill)| fill));
     }
 
     /// Ends a load. Returns whether what it read may be kept, and who waited for it.

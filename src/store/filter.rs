@@ -4,23 +4,32 @@
 //! 100 million keys share one with a probability below 10⁻⁵, and nobody can aim for it. What is gained for that: a key
 //! that was never spilled costs no SQL, for about 13 bytes a row, and a filter that grows by small steps.
 
-use hashbrown::HashTable;
+use hashbrown::{HashSet, HashTable};
 
 use super::hash::KeyHash;
 
 const TABLES: usize = 64;
+
+/// Names one scan of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanId(pub(super) u64);
 
 /// A set of fingerprints. Answers "maybe" for every key until [`SpilledKeys::finish`].
 #[derive(Debug)]
 pub(super) struct SpilledKeys {
     tables: Vec<HashTable<u64>>,
     is_complete: bool,
+    /// The only scan that is listened to.
+    scan: Option<ScanId>,
+    /// Removed since the scan began, which may have read the row before and tell of it later.
+    removed: HashSet<u64, foldhash::fast::RandomState>,
 }
 
 impl SpilledKeys {
     /// `is_complete`: nothing has been spilled before, so that it can be relied on at once.
     pub fn new(is_complete: bool) -> Self {
-        Self { tables: (0..TABLES).map(|_| HashTable::new()).collect(), is_complete }
+        let tables = (0..TABLES).map(|_| HashTable::new()).collect();
+        Self { tables, is_complete, scan: None, removed: HashSet::default() }
     }
 
     /// `false` only if the key has no row.
@@ -41,6 +50,9 @@ impl SpilledKeys {
 
     pub fn remove(&mut self, hash: KeyHash) {
         let fingerprint = hash.fingerprint();
+        if self.scan.is_some() {
+            self.removed.insert(fingerprint);
+        }
         if let Some(table) = self.tables.get_mut(hash.filter_table(TABLES))
             && let Ok(found) = table.find_entry(fingerprint, |&f| f == fingerprint)
         {
@@ -57,13 +69,26 @@ impl SpilledKeys {
     }
 
     /// Forgets all and answers "maybe" again, for a new scan.
-    pub fn restart(&mut self) {
-        *self = Self::new(false);
+    pub fn restart(&mut self, scan: ScanId) {
+        *self = Self { scan: Some(scan), ..Self::new(false) };
     }
 
-    /// Every row has been scanned.
-    pub fn finish(&mut self) {
+    /// The scan has found a row. It counts unless the row was removed since, or another scan has been started.
+    pub fn extend(&mut self, scan: ScanId, hash: KeyHash) {
+        if self.scan == Some(scan) && !self.removed.contains(&hash.fingerprint()) {
+            self.insert(hash);
+        }
+    }
+
+    /// Every row has been scanned. Returns whether the scan is the one that is listened to.
+    pub fn finish(&mut self, scan: ScanId) -> bool {
+        if self.scan != Some(scan) {
+            return false;
+        }
+        self.scan = None;
+        self.removed = HashSet::default();
         self.is_complete = true;
+        true
     }
 
     fn table(&self, hash: KeyHash) -> Option<&HashTable<u64>> {
@@ -81,8 +106,9 @@ mod tests {
         let hasher = Hasher::with_seed(7);
         let mut filter = SpilledKeys::new(false);
         let hash = |i: u32| hasher.hash(&i.to_le_bytes());
+        filter.restart(ScanId(1));
         assert!(filter.may_contain(hash(1)), "maybe, until it is complete");
-        filter.finish();
+        assert!(filter.finish(ScanId(1)));
         for i in 0..10_000 {
             filter.insert(hash(i));
             filter.insert(hash(i));

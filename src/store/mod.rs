@@ -21,7 +21,7 @@ mod spill_queue;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
@@ -32,7 +32,9 @@ use crate::slots::{Slot, SlotSet};
 
 pub use budget::Admission;
 use budget::Budget;
+use entry::OVERHEAD_BYTES;
 pub use fills::{FillId, Ticket};
+pub use filter::ScanId;
 use hash::{Hasher, KeyHash};
 use partition::{Limits, Partition};
 
@@ -42,7 +44,7 @@ const PARTITION_RECORDS_MIN: usize = 8192;
 const PARTITION_BYTES_MIN: usize = 8 * VALUE_BYTES_MAX;
 const PARTITIONS_MAX: usize = 64;
 /// The smallest memory bound: one of the largest records on its way in and some on their way out.
-pub const MEMORY_BYTES_MIN: usize = 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX);
+pub const MEMORY_BYTES_MIN: usize = 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX + OVERHEAD_BYTES);
 /// Evicted records that wait for the tier, beyond the capacity: enough to keep flushes of 1,000 rows going.
 const BACKLOG_RECORDS_MIN: usize = 4000;
 
@@ -137,6 +139,7 @@ pub struct Store {
     budget: Arc<Budget>,
     /// Where the next batch to spill is taken first, so that no partition starves.
     next_spill: AtomicUsize,
+    last_scan: AtomicU64,
 }
 
 impl Store {
@@ -154,7 +157,8 @@ impl Store {
             };
             RwLock::new(Partition::new(options.policy, limits, hasher, Arc::clone(&budget)))
         };
-        Self { partitions: (0..count).map(partition).collect(), hasher, budget, next_spill: AtomicUsize::new(0) }
+        let partitions = (0..count).map(partition).collect();
+        Self { partitions, hasher, budget, next_spill: AtomicUsize::new(0), last_scan: AtomicU64::new(0) }
     }
 
     /// What memory knows of a key, as a read that the policy takes note of. Takes a read lock only.
@@ -214,6 +218,25 @@ impl Store {
         self.partition(hash).write().await_clean(key, hash, version, ticket)
     }
 
+    /// Drops every entry of some slots, whether the tier has it or not. For what was vacated and set aside: somebody else looks
+    /// after it now.
+    pub fn forget(&self, slots: &SlotSet) {
+        for partition in &self.partitions {
+            let mut garbage = Vec::new();
+            partition.write().forget(slots, &mut garbage);
+        }
+    }
+
+    /// Whether something waits to be spilled.
+    pub fn has_spill(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.read().has_spill())
+    }
+
+    /// Whoever holds this ticket has given up: it will not be answered.
+    pub fn stop_awaiting(&self, key: &Key, ticket: Ticket) {
+        self.partition(self.hash(key)).write().stop_awaiting(key, ticket);
+    }
+
     /// What is to be written into the tier next, coldest first: at most `rows_max` effects and about `bytes_max` bytes, each
     /// key once. The caller reports back with [`Store::confirm`], [`Store::unflushed`] or [`Store::set_aside`].
     pub fn take_spill(&self, rows_max: usize, bytes_max: usize) -> Vec<Effect> {
@@ -265,7 +288,8 @@ impl Store {
     }
 
     /// Sends every entry of some slots out of memory: the clean ones at once, the others as soon as the tier has them. A pure
-    /// cache drops them. The caller makes sure that nothing is written to these slots any more.
+    /// cache drops them. Loads in flight keep nothing, as the rows may become somebody else's (R12). The caller makes sure
+    /// that nothing is written to these slots any more, and that no load is begun.
     pub fn vacate(&self, slots: &SlotSet) {
         for partition in &self.partitions {
             let mut garbage = Vec::new();
@@ -276,6 +300,12 @@ impl Store {
     /// Entries of some slots in memory, tombstones too.
     pub fn entries_in(&self, slots: &SlotSet) -> usize {
         self.partitions.iter().map(|partition| partition.read().entries_in(slots)).sum()
+    }
+
+    #[cfg(test)]
+    /// Of the entries of some slots, those that are queued for the tier or being flushed: what was set aside is not.
+    pub fn on_their_way(&self, slots: &SlotSet) -> usize {
+        self.partitions.iter().map(|partition| partition.read().on_their_way(slots)).sum()
     }
 
     /// At most `limit` keys of a partition that are dead by now, for the proposer to delete (R27).
@@ -297,22 +327,26 @@ impl Store {
         keys
     }
 
-    /// Forgets which keys have rows: until [`Store::finish_filter`] every key may have one (R17).
-    pub fn restart_filter(&self) {
-        self.partitions.iter().for_each(|partition| partition.write().restart_filter());
+    /// Forgets which keys have rows: until [`Store::finish_filter`] every key may have one (R17). Scans that were started
+    /// before have nothing to say any more.
+    pub fn restart_filter(&self) -> ScanId {
+        // Relaxed: only uniqueness counts.
+        let scan = ScanId(self.last_scan.fetch_add(1, Ordering::Relaxed) + 1);
+        self.partitions.iter().for_each(|partition| partition.write().filter.restart(scan));
+        scan
     }
 
-    /// These keys have rows.
-    pub fn extend_filter<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
+    /// These keys had rows when the scan, begun after [`Store::restart_filter`], read them.
+    pub fn extend_filter<'a>(&self, scan: ScanId, keys: impl IntoIterator<Item = &'a Key>) {
         for key in keys {
             let hash = self.hash(key);
-            self.partition(hash).write().extend_filter(hash);
+            self.partition(hash).write().filter.extend(scan, hash);
         }
     }
 
-    /// All keys with rows have been told.
-    pub fn finish_filter(&self) {
-        self.partitions.iter().for_each(|partition| partition.write().finish_filter());
+    /// The scan has told all keys with rows.
+    pub fn finish_filter(&self, scan: ScanId) {
+        self.partitions.iter().for_each(|partition| partition.write().finish_filter(scan));
     }
 
     /// How many keys exist, in memory and tier; `None` until the filter is finished. Expired keys count until deleted.

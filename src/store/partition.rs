@@ -241,10 +241,12 @@ impl Partition {
             return;
         }
         let (was_resident, may_have_row) = (entry.is_resident(), entry.flags.in_tier || entry.flags.flushing);
+        let is_awaited = self.clean_waiters.contains_key(key);
         if was_resident {
             self.policy.remove(handle);
         }
-        if !may_have_row {
+        // Whoever waits to hear of the tier hears of it when that has confirmed the deletion.
+        if !may_have_row && !is_awaited {
             self.remove(handle, garbage);
             return;
         }
@@ -321,6 +323,13 @@ impl Partition {
 
     pub fn entries_in(&self, slots: &SlotSet) -> usize {
         slots.iter().map(|slot| self.slots.iter(&self.slab, slot).count()).sum()
+    }
+
+    #[cfg(test)]
+    pub fn on_their_way(&self, slots: &SlotSet) -> usize {
+        let handles = slots.iter().flat_map(|slot| self.slots.iter(&self.slab, slot));
+        let entries = handles.filter_map(|handle| self.slab.get(handle));
+        entries.filter(|entry| entry.flags.queued || entry.flags.flushing).count()
     }
 
     pub fn explain(&self, key: &Key, hash: KeyHash) -> Option<Sighting> {

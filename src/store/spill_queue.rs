@@ -1,7 +1,7 @@
 //! What a partition hands out to be written into the tier, and what it does when the tier has answered.
 
-use super::entry::NIL;
 use super::fills::Ticket;
+use super::filter::ScanId;
 use super::hash::KeyHash;
 use super::partition::{Garbage, Partition};
 use super::{Spill, entry::Entry};
@@ -9,6 +9,9 @@ use crate::command::Effect;
 use crate::policy::Handle;
 use crate::record::{Key, Version};
 use crate::slots::SlotSet;
+
+/// So few stale handles are not worth looking for.
+const QUEUE_SLACK: usize = 64;
 
 impl Partition {
     pub fn has_spill(&self) -> bool {
@@ -23,6 +26,25 @@ impl Partition {
         if entry.is_unspilled() && !flags.queued && !flags.flushing {
             self.edit(handle, |entry| entry.flags.queued = true);
             self.spill_queue.push_back(handle);
+            self.compact_queue();
+        }
+    }
+
+    /// Takes stale handles out once they are the most: while the tier is away nobody else does, and records that come and
+    /// go would fill the queue without end.
+    fn compact_queue(&mut self) {
+        if self.spill_queue.len() <= 2 * self.slab.len() + QUEUE_SLACK {
+            return;
+        }
+        let slab = &mut self.slab;
+        // Each entry once: the flag goes with the first of its handles and comes back for all of them.
+        let mut take_flag =
+            |&handle: &Handle| slab.get_mut(handle).is_some_and(|e| std::mem::take(&mut e.flags.queued));
+        self.spill_queue.retain(&mut take_flag);
+        for &handle in &self.spill_queue {
+            if let Some(entry) = self.slab.get_mut(handle) {
+                entry.flags.queued = true;
+            }
         }
     }
 
@@ -61,23 +83,25 @@ impl Partition {
         } else {
             self.filter.remove(hash);
         }
-        self.wake_waiters(effect.key(), effect.version(), tickets);
         let Some((handle, entry)) = self.find(effect.key(), hash) else {
             debug_assert!(false, "an entry left memory while it was being flushed");
             return;
         };
         let is_current = entry.version == effect.version(); // R11
-        let was_resident = entry.is_resident();
+        let (version, was_resident) = (entry.version, entry.is_resident());
         self.edit(handle, |entry| {
             entry.flags.flushing = false;
             entry.flags.in_tier = has_row;
             entry.flags.clean = is_current;
         });
         let Some(entry) = self.slab.get(handle) else { return };
+        // A deletion is done by an older one as well: there is no row.
         let is_done = is_current || (entry.flags.tombstone && !has_row);
+        let should_spill = self.should_spill(entry);
+        self.wake_waiters(effect.key(), if is_done { version } else { effect.version() }, tickets);
         if is_done && !was_resident {
             self.remove(handle, garbage);
-        } else if !is_done && self.should_spill(entry) {
+        } else if !is_done && should_spill {
             self.enqueue(handle);
         }
     }
@@ -85,11 +109,17 @@ impl Partition {
     /// A flush of this key has ended without the tier having it, or without anybody knowing.
     pub fn unflushed(&mut self, key: &Key, hash: KeyHash, hand_out_again: bool) {
         let Some((handle, entry)) = self.find(key, hash) else { return };
+        if !entry.flags.flushing {
+            return; // reported twice: part of a batch that was cut in pieces
+        }
         let again = hand_out_again && entry.is_unspilled() && self.should_spill(entry);
         self.edit(handle, |entry| {
             entry.flags.flushing = false;
             entry.flags.queued = again;
+            entry.flags.in_tier = true;
         });
+        // There may be a row, and a scan may have looked too early to see it.
+        self.filter.insert(hash);
         if again {
             self.spill_queue.push_front(handle);
         }
@@ -113,6 +143,14 @@ impl Partition {
         is_pending
     }
 
+    pub fn stop_awaiting(&mut self, key: &Key, ticket: Ticket) {
+        let Some(waiters) = self.clean_waiters.get_mut(key) else { return };
+        waiters.retain(|(_, waiting)| *waiting != ticket);
+        if waiters.is_empty() {
+            self.clean_waiters.remove(key);
+        }
+    }
+
     fn wake_waiters(&mut self, key: &Key, flushed: Version, tickets: &mut Vec<Ticket>) {
         let Some(waiters) = self.clean_waiters.get_mut(key) else { return };
         tickets.extend(waiters.extract_if(.., |(version, _)| *version <= flushed).map(|(_, ticket)| ticket));
@@ -121,10 +159,21 @@ impl Partition {
         }
     }
 
+    pub fn forget(&mut self, slots: &SlotSet, garbage: &mut Garbage) {
+        self.fills.poison_slots(slots); // R12
+        for handle in self.handles_in(slots) {
+            self.policy.remove(handle);
+            self.remove(handle, garbage);
+        }
+    }
+
+    fn handles_in(&self, slots: &SlotSet) -> Vec<Handle> {
+        slots.iter().flat_map(|slot| self.slots.iter(&self.slab, slot)).collect()
+    }
+
     pub fn vacate(&mut self, slots: &SlotSet, garbage: &mut Garbage) {
-        let handles: Vec<Handle> = slots.iter().flat_map(|slot| self.slots.iter(&self.slab, slot)).collect();
-        for handle in handles {
-            debug_assert_ne!(handle, NIL);
+        self.fills.poison_slots(slots); // R12
+        for handle in self.handles_in(slots) {
             if self.slab.get(handle).is_some_and(Entry::is_resident) {
                 self.policy.remove(handle);
                 self.send_off(handle, garbage);
@@ -132,26 +181,16 @@ impl Partition {
         }
     }
 
-    pub fn restart_filter(&mut self) {
-        self.filter.restart();
-    }
-
-    pub fn extend_filter(&mut self, hash: KeyHash) {
-        self.filter.insert(hash);
-    }
-
-    /// Takes what the scan found as the truth, but for keys whose flush is under way: those may have a row by now.
-    pub fn finish_filter(&mut self) {
+    /// Takes what the scan found as the truth. What is being flushed may have a row by now; the end of its flush tells.
+    pub fn finish_filter(&mut self, scan: ScanId) {
+        if !self.filter.finish(scan) {
+            return;
+        }
         let entries: Vec<_> =
             self.slab.iter().map(|(handle, entry)| (handle, self.hasher.hash(entry.key_bytes()))).collect();
         for (handle, hash) in entries {
-            let is_flushing = self.slab.get(handle).is_some_and(|entry| entry.flags.flushing);
-            if is_flushing {
-                self.filter.insert(hash);
-            }
             let in_tier = self.filter.contains(hash);
             self.edit(handle, |entry| entry.flags.in_tier = in_tier);
         }
-        self.filter.finish();
     }
 }

@@ -17,8 +17,28 @@ use crate::slots::Slot;
 #[derive(Clone)]
 pub struct MemoryTier {
     state: Arc<Mutex<State>>,
-    /// Whether flushes may pass.
-    gate: Arc<watch::Sender<bool>>,
+    flushes: Gate,
+    loads: Gate,
+    scans: Gate,
+}
+
+/// Open, or whoever comes to it waits.
+#[derive(Clone)]
+struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    fn open() -> Self {
+        Self(Arc::new(watch::Sender::new(true)))
+    }
+
+    fn set(&self, open: bool) {
+        self.0.send_replace(open);
+    }
+
+    async fn pass(&self) {
+        // An error would say that the sender is gone, and `self` holds it.
+        let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
 }
 
 /// How the next flush ends at its commit.
@@ -61,6 +81,7 @@ struct State {
     letters: BTreeMap<Key, DeadLetter>,
     calls: Calls,
     faults: Faults,
+    warnings: Vec<String>,
 }
 
 #[derive(Default)]
@@ -69,6 +90,8 @@ struct Faults {
     failing_calls: u32,
     commit: Option<CommitFault>,
     poison: HashSet<Key>,
+    failing_buries: u32,
+    failing_unburies: u32,
 }
 
 impl Default for MemoryTier {
@@ -86,7 +109,7 @@ impl MemoryTier {
 
     pub fn with_id(id: TierId) -> Self {
         let state = State { id: id.0, ..State::default() };
-        Self { state: Arc::new(Mutex::new(state)), gate: Arc::new(watch::Sender::new(true)) }
+        Self { state: Arc::new(Mutex::new(state)), flushes: Gate::open(), loads: Gate::open(), scans: Gate::open() }
     }
 
     /// Down: every call is answered [`TierError::Unavailable`] until it is up again.
@@ -109,17 +132,50 @@ impl MemoryTier {
         self.state.lock().faults.poison.insert(key);
     }
 
+    /// The next `n` calls that bury are answered [`TierError::Unavailable`].
+    pub fn fail_bury(&self, n: u32) {
+        self.state.lock().faults.failing_buries = n;
+    }
+
+    /// The next `n` calls that unbury are answered [`TierError::Unavailable`].
+    pub fn fail_unbury(&self, n: u32) {
+        self.state.lock().faults.failing_unburies = n;
+    }
+
     pub fn cure(&self, key: &Key) {
         self.state.lock().faults.poison.remove(key);
     }
 
     /// From now on flushes wait, before they look at their fence, until [`MemoryTier::release_flushes`].
     pub fn hold_flushes(&self) {
-        self.gate.send_replace(false);
+        self.flushes.set(false);
     }
 
     pub fn release_flushes(&self) {
-        self.gate.send_replace(true);
+        self.flushes.set(true);
+    }
+
+    /// From now on loads wait, after they have read their rows, until [`MemoryTier::release_loads`].
+    pub fn hold_loads(&self) {
+        self.loads.set(false);
+    }
+
+    pub fn release_loads(&self) {
+        self.loads.set(true);
+    }
+
+    /// From now on scans wait, after they have read their rows, until [`MemoryTier::release_scans`].
+    pub fn hold_scans(&self) {
+        self.scans.set(false);
+    }
+
+    pub fn release_scans(&self) {
+        self.scans.set(true);
+    }
+
+    /// From now on [`Tier::prepare`] answers this warning too.
+    pub fn warn(&self, warning: impl Into<String>) {
+        self.state.lock().warnings.push(warning.into());
     }
 
     pub fn calls(&self) -> Calls {
@@ -157,20 +213,20 @@ impl MemoryTier {
     ) -> Result<T, TierError> {
         let state = &mut *self.state.lock();
         count(&mut state.calls);
-        if state.faults.failing_calls > 0 {
-            state.faults.failing_calls -= 1;
-            return Err(TierError::Unavailable("a planted failure".into()));
-        }
+        fail(&mut state.faults.failing_calls)?;
         if state.faults.down {
             return Err(TierError::Unavailable("down".into()));
         }
         work(state)
     }
+}
 
-    async fn gate_is_open(&self) {
-        // An error would say that the sender is gone, and `self` holds it.
-        let _ = self.gate.subscribe().wait_for(|open| *open).await;
+fn fail(failing_calls: &mut u32) -> Result<(), TierError> {
+    if *failing_calls == 0 {
+        return Ok(());
     }
+    *failing_calls -= 1;
+    Err(TierError::Unavailable("a planted failure".into()))
 }
 
 impl State {
@@ -247,7 +303,10 @@ impl Tier for MemoryTier {
 
     fn prepare(&self) -> TierFuture<'_, Prepared> {
         Box::pin(async {
-            self.call(|n| n.prepares += 1, |state| Ok(Prepared { id: TierId(state.id), warnings: Vec::new() }))
+            self.call(
+                |n| n.prepares += 1,
+                |state| Ok(Prepared { id: TierId(state.id), warnings: state.warnings.clone() }),
+            )
         })
     }
 
@@ -267,7 +326,7 @@ impl Tier for MemoryTier {
         lsn: Lsn,
     ) -> TierFuture<'a, ()> {
         Box::pin(async move {
-            self.gate_is_open().await;
+            self.flushes.pass().await;
             let count = |n: &mut Calls| {
                 n.flushes += 1;
                 n.flushed_effects += effects.len() as u64;
@@ -282,10 +341,12 @@ impl Tier for MemoryTier {
                 n.loads += 1;
                 n.loaded_keys += keys.len() as u64;
             };
-            self.call(count, |state| {
+            let rows = self.call(count, |state| {
                 check_rows(keys.len())?;
                 Ok(keys.iter().filter_map(|key| state.records.get(&(Slot::of(key), key.clone())).cloned()).collect())
-            })
+            });
+            self.loads.pass().await;
+            rows
         })
     }
 
@@ -296,7 +357,11 @@ impl Tier for MemoryTier {
         last: Slot,
         limit: usize,
     ) -> TierFuture<'a, Vec<RowKey>> {
-        Box::pin(async move { self.call(|n| n.scans += 1, |state| Ok(state.scan(first, after, last, limit))) })
+        Box::pin(async move {
+            let rows = self.call(|n| n.scans += 1, |state| Ok(state.scan(first, after, last, limit)));
+            self.scans.pass().await;
+            rows
+        })
     }
 
     fn bury<'a>(&'a self, _shard: &'a ShardName, letter: &'a DeadLetter) -> TierFuture<'a, ()> {
@@ -304,6 +369,7 @@ impl Tier for MemoryTier {
             self.call(
                 |n| n.letters += 1,
                 |state| {
+                    fail(&mut state.faults.failing_buries)?;
                     state.bury(letter);
                     Ok(())
                 },
@@ -323,6 +389,7 @@ impl Tier for MemoryTier {
             self.call(
                 |n| n.letters += 1,
                 |state| {
+                    fail(&mut state.faults.failing_unburies)?;
                     if state.letters.get(key).is_some_and(|letter| letter.effect.version() <= version) {
                         state.letters.remove(key);
                     }

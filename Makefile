@@ -1,0 +1,41 @@
+# `make` alone lists the targets. Scripts do the work; see the first lines of each.
+.DEFAULT_GOAL := help
+.PHONY: help run test test-mysql bench bench-quick lint fmt deny clean
+
+DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+run: ## a whole cluster in one process, with SQLite, and the shell on it
+	cargo run --release --bin kv
+
+test: lint ## format, lints and all tests, against a MariaDB started for them (or KV_TEST_MYSQL_URL)
+	$(DATABASE) cargo test --locked
+
+test-mysql: ## the tests that speak SQL, against MySQL and against a Galera cluster (Debian only; downloads MySQL once)
+	scripts/with-mysql cargo test --locked --test tier --test it
+	scripts/with-galera cargo test --locked --test tier --test it
+
+bench: ## figures of a whole cluster with MariaDB: 1,000,000 records
+	cargo build --release --locked --bins --example bench
+	$(DATABASE) target/release/examples/bench
+
+bench-quick: ## the same with 100,000 records
+	cargo build --release --locked --bins --example bench
+	$(DATABASE) target/release/examples/bench --quick
+
+lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy
+	scripts/setup
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+fmt: ## formats the source
+	cargo fmt
+
+deny: ## licences, advisories and bans of the dependencies (needs cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is missing: cargo install --locked cargo-deny'; exit 1; }
+	cargo deny --locked check
+
+clean: ## removes what was built
+	cargo clean

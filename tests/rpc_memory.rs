@@ -1,0 +1,109 @@
+//! What idle and hostile peers cost in memory. A binary of its own: it measures its whole process.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::SinkExt;
+use overspill::command::Command;
+use overspill::doors::Options;
+use overspill::record::Value;
+use overspill::rpc::frames::{FRAME_BYTES_MAX, Frames};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+use crate::support::{LONG, Memory, Server, ask, connect, execute, get, greeted, key, put, within};
+
+#[path = "rpc/support.rs"]
+#[expect(dead_code)]
+mod support;
+
+const MIB: usize = 1024 * 1024;
+
+/// One test at a time.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Resident bytes of this process.
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+#[tokio::test]
+async fn two_thousand_idle_peers_cost_little_whatever_they_announce() {
+    let _alone = ALONE.lock().await;
+    let options =
+        Options { sniff_timeout: LONG * 10, hello_timeout: LONG * 10, stall_max: LONG * 10, ..Options::default() };
+    let server = Server::start_at("127.0.0.1:0".parse().unwrap(), Memory::open(), options);
+    let client = server.client();
+    ask(&client, put("k", "v"), LONG).await.unwrap();
+    let before = resident_bytes();
+    let mut idle: Vec<TcpStream> = Vec::new();
+    for i in 0..2000 {
+        let mut stream = if i % 2 == 0 { connect(&server).await } else { greeted(&server).await.into_inner() };
+        match i % 4 {
+            0 => {}
+            1 => stream.write_all(&[&(FRAME_BYTES_MAX as u32).to_be_bytes()[..], b"beginning"].concat()).await.unwrap(),
+            2 => stream.write_all(&[0, 0, 3]).await.unwrap(),
+            _ => stream.write_all(&[0]).await.unwrap(),
+        }
+        idle.push(stream);
+    }
+    for i in 0..100 {
+        ask(&client, put(format!("k{i}"), "v"), LONG).await.unwrap();
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    println!("2,000 idle peers: {} KiB", grown / 1024);
+    assert!(grown < 48 * MIB, "{grown}");
+    // All were kept until now.
+    assert!(
+        idle.iter().all(|stream| stream.try_read(&mut [0]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock))
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_is_closed_and_costs_little_meanwhile() {
+    let _alone = ALONE.lock().await;
+    let service = Memory::open();
+    let gets: Vec<Command> = (0..64).map(|i| get(format!("k{i}"))).collect();
+    for i in 0..64 {
+        service.records.lock().insert(key(format!("k{i}")), Value::new(vec![i; MIB]).unwrap());
+    }
+    let options = Options { stall_max: Duration::from_secs(2), ..Options::default() };
+    let server = Server::start_at("127.0.0.1:0".parse().unwrap(), Arc::clone(&service), options);
+    let client = server.client();
+    ask(&client, put("k", "v"), LONG).await.unwrap();
+
+    let before = resident_bytes();
+    let mut stalled: Vec<Frames<TcpStream>> = Vec::new();
+    for _ in 0..8 {
+        let mut frames = greeted(&server).await;
+        // 64 GiB of answers, if they were made.
+        for id in 0..1000 {
+            frames.send(execute(id, &gets)).await.unwrap();
+        }
+        stalled.push(frames);
+    }
+    for i in 0..100 {
+        ask(&client, put(format!("other{i}"), "v"), LONG).await.unwrap();
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    println!("8 peers that don't read: {} KiB", grown / 1024);
+    assert!(grown < 100 * MIB, "{grown}");
+    assert!(service.calls() < 8 * 100 + 200, "{}", service.calls());
+
+    for frames in stalled {
+        let mut stream = frames.into_inner();
+        // It must be closed without our reading: a write fails then.
+        within("the server gives up", async {
+            while stream.write_all(&[0]).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        let _ = stream.read(&mut [0]).await;
+    }
+    ask(&client, get("k"), LONG).await.unwrap();
+}

@@ -1,0 +1,202 @@
+//! Reading back: R5, R9, R12, R15 (misses), R16, R17.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use overspill::command::{Command, Place, Reply};
+use overspill::service::{Batch, Error, Service};
+
+use crate::rig::{Rig, Setup, get_command, key, row, until};
+
+/// Begins a GET and returns once its load is under way (and held).
+async fn begin_get(rig: &Rig, k: &'static str) -> tokio::task::JoinHandle<Result<Reply, Error>> {
+    let before = rig.tier.loads();
+    let asker = rig.clone();
+    let get = tokio::spawn(async move { asker.one(get_command(k)).await });
+    until("the load is under way", async || rig.tier.loads() > before).await;
+    get
+}
+
+/// R12, defect 4: the key is absent from memory again when the old row arrives, and the row is stale all the same.
+#[tokio::test]
+async fn a_load_that_a_write_has_overtaken_is_not_kept() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "old").await;
+    rig.tier.hold_loads();
+    let get = begin_get(&rig, "k").await;
+    rig.put("k", "new").await;
+    rig.push_out().await; // "new" is in the tier, and in memory there is nothing
+    assert_eq!(rig.tier.row(&key("k")).unwrap().value.as_bytes(), b"new");
+    rig.tier.release_loads();
+    get.await.unwrap().unwrap();
+    assert_eq!(rig.get("k").await.as_deref(), Some("new"));
+}
+
+/// R12, for a write that leaves nothing behind.
+#[tokio::test]
+async fn a_load_that_a_delete_has_overtaken_does_not_bring_the_key_back() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "old").await;
+    rig.tier.hold_loads();
+    let get = begin_get(&rig, "k").await;
+    rig.put("k", "new").await; // so that the DEL needs no load
+    assert!(rig.delete("k").await);
+    rig.until_spilled().await;
+    rig.tier.release_loads();
+    get.await.unwrap().unwrap();
+    assert_eq!(rig.get("k").await, None);
+}
+
+/// R12: single-flight.
+#[tokio::test]
+async fn many_who_miss_one_key_share_one_load() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "v").await;
+    rig.tier.hold_loads();
+    let before = rig.tier.calls().loaded_keys;
+    let all = futures::future::join_all((0..50).map(|_| rig.get("k")));
+    let (all, ()) = tokio::join!(all, async {
+        rig.until_stats("all have joined", |stats| stats.loads_joined == 49).await;
+        rig.tier.release_loads();
+    });
+    assert!(all.iter().all(|found| found.as_deref() == Some("v")));
+    assert_eq!(rig.tier.calls().loaded_keys, before + 1);
+}
+
+/// R5.
+#[tokio::test]
+async fn what_a_caller_abandons_is_finished() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "old").await;
+    rig.put_spilled("read", "me").await;
+    rig.tier.hold_loads();
+    let commands = vec![Command::Expire { key: key("k"), ttl: crate::rig::ttl(5000) }, get_command("read")];
+    let mut work = Box::pin(rig.shard.execute(Batch { commands, epoch: None, timeout: Duration::from_secs(10) }));
+    assert!(work.as_mut().now_or_never().is_none(), "it waits for its loads");
+    drop(work);
+    let before = rig.tier.calls().loaded_keys;
+    rig.tier.release_loads();
+    until("the expiry is set", async || rig.explain("k").await.expires_at.is_some()).await;
+    assert!(rig.tier.calls().loaded_keys >= before, "and nothing is stuck");
+    assert_eq!(rig.get("read").await.as_deref(), Some("me"), "the key's load can be joined or begun anew");
+    assert!(rig.delete("k").await, "the latch was given back");
+}
+
+/// R15: what waits for the tier is bounded only if it gets there.
+#[tokio::test]
+async fn what_a_load_evicts_is_spilled_without_another_write() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "v").await;
+    rig.put("dirty", "v").await;
+    assert_eq!(rig.get("k").await.as_deref(), Some("v"));
+    rig.until_spilled().await;
+    assert!(rig.tier.row(&key("dirty")).is_some());
+}
+
+/// R9.
+#[tokio::test]
+async fn loads_and_flushes_are_bounded_in_keys_and_bytes() {
+    let rig = Setup::new(1).start().await;
+    let value = vec![7; 1024 * 1024];
+    let names: Vec<String> = (0..40).map(|i| format!("big{i}")).collect();
+    for name in &names {
+        rig.put(name, &value).await;
+    }
+    rig.push_out().await;
+    let spilled = rig.stats().await;
+    assert!(spilled.spilled_rows.div_ceil(spilled.spilled_batches) <= 8, "at most about 4 MiB a flush: {spilled:?}");
+    for _ in 0..2 {
+        let before = rig.tier.calls();
+        let commands: Vec<Command> = names.iter().map(|name| get_command(name)).collect();
+        for reply in rig.run(commands, Duration::from_secs(20)).await {
+            assert!(matches!(reply, Ok(Reply::Found(Some(_)))));
+        }
+        let after = rig.tier.calls();
+        let (loads, keys) = (after.loads - before.loads, after.loaded_keys - before.loaded_keys);
+        assert!(keys >= 39 && keys <= 16 * loads, "at most 16 MiB a load: {keys} in {loads}");
+        rig.push_out().await;
+    }
+}
+
+/// R15, the reading side.
+#[tokio::test]
+async fn a_miss_while_the_tier_is_down_is_unavailable_and_never_missing() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "v").await;
+    rig.put("hit", "v").await;
+    rig.tier.set_down(true);
+    assert!(matches!(rig.get_error("k").await, Error::Unavailable(_)));
+    for command in [
+        Command::Exists { key: key("k") },
+        Command::Ttl { key: key("k") },
+        Command::Delete { key: key("k") },
+        Command::Persist { key: key("k") },
+    ] {
+        assert!(matches!(rig.one_within(command, 200).await, Err(Error::Unavailable(_))));
+    }
+    assert_eq!(rig.get("hit").await.as_deref(), Some("v"), "hits go on");
+    assert_eq!(rig.get("never").await, None, "the filter knows");
+    rig.tier.set_down(false);
+    assert_eq!(rig.get("k").await.as_deref(), Some("v"));
+}
+
+/// R15: a load that hangs is not waited for beyond the deadline, and its answer is not lost.
+#[tokio::test]
+async fn a_load_that_hangs_is_unavailable_in_time() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "v").await;
+    rig.tier.hold_loads();
+    assert!(matches!(rig.one_within(get_command("k"), 50).await, Err(Error::Unavailable(_))));
+    rig.tier.release_loads();
+    assert_eq!(rig.get("k").await.as_deref(), Some("v"));
+}
+
+/// R16: what was flushed last is what the next load reads.
+#[tokio::test]
+async fn a_load_reads_the_newest_row() {
+    let rig = Setup::new(1).start().await;
+    for i in 0..20 {
+        rig.put_spilled("k", &i.to_string()).await;
+        assert_eq!(rig.get("k").await, Some(i.to_string()));
+    }
+}
+
+/// R17.
+#[tokio::test]
+async fn a_key_that_has_no_row_costs_no_load() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "v").await;
+    rig.delete("k").await;
+    rig.until_spilled().await;
+    let before = rig.tier.calls().total();
+    for i in 0..100 {
+        assert_eq!(rig.get(&format!("never{i}")).await, None);
+    }
+    assert_eq!(rig.get("k").await, None, "its deletion is confirmed");
+    assert_eq!(rig.tier.calls().total(), before);
+    assert!(rig.stats().await.loads_avoided >= 101);
+    rig.put_spilled("k", "again").await;
+    assert_eq!(rig.get("k").await.as_deref(), Some("again"));
+}
+
+/// R17: "maybe" until the filter is built.
+#[tokio::test]
+async fn answers_are_right_before_the_filter_is_complete() {
+    let setup = Setup::new(10);
+    setup.tier.as_ref().unwrap().plant(row("old", "v", (0, 1)));
+    setup.tier.as_ref().unwrap().hold_scans();
+    let rig = setup.spawn();
+    rig.assign(&setup.assignment).await;
+    rig.until_state("serving", |state| *state == overspill::cluster::MemberState::Serving).await;
+    assert_eq!(rig.get("old").await.as_deref(), Some("v"));
+    assert_eq!(rig.get("never").await, None);
+    assert!(rig.tier.loads() >= 2, "both were asked for");
+    assert!(matches!(rig.one(Command::Count).await, Err(Error::Unavailable(_))), "not counted yet");
+    assert!(rig.delete("old").await);
+    rig.put("new", "v").await;
+    rig.tier.release_scans();
+    rig.until_stats("the filter is complete", |stats| stats.filter_ready).await;
+    assert_eq!(rig.get("old").await, None);
+    assert_eq!(rig.place("new").await, Place::Memory { clean: false });
+    assert_eq!(rig.count().await, 1);
+}

@@ -1,0 +1,230 @@
+//! What leaves memory: R2, R10, R11, R13, R15 (writes), R20, R26.
+
+use std::time::Duration;
+
+use overspill::cluster::Member;
+use overspill::command::{Command, Place, Reply};
+use overspill::service::Error;
+use overspill::tier::memory::CommitFault;
+
+use crate::rig::{Rig, Setup, key, put_command, until};
+
+async fn until_flush_is_held(rig: &Rig) {
+    rig.until_stats("something is on its way out", |stats| stats.records_spilling + stats.tombstones > 0).await;
+}
+
+/// R2, R10: only what was acknowledged and left memory is in the tier, and exactly the coldest.
+#[tokio::test]
+async fn the_tier_holds_exactly_what_left_memory() {
+    let rig = Setup::new(5).start().await;
+    for i in 0..6 {
+        rig.put(&format!("k{i}"), i.to_string()).await;
+    }
+    rig.until_spilled().await;
+    let rows = rig.tier.rows();
+    assert_eq!(rows.len(), 1);
+    assert_eq!((&rows[0].key, rows[0].value.as_bytes()), (&key("k0"), b"0".as_slice()));
+    rig.put("k1", "again").await;
+    assert_eq!(rig.tier.rows().len(), 1, "an overwrite spills nothing");
+}
+
+/// R11.
+#[tokio::test]
+async fn a_write_during_the_flush_of_its_older_version_survives_eviction_and_reload() {
+    let rig = Setup::new(1).start().await;
+    rig.tier.hold_flushes();
+    rig.put("k", "old").await;
+    rig.put("other", "x").await; // evicts "old"
+    until_flush_is_held(&rig).await;
+    rig.put("k", "new").await;
+    rig.tier.release_flushes();
+    rig.until_spilled().await;
+    assert_eq!(rig.get("k").await.as_deref(), Some("new"));
+    assert_eq!(rig.place("k").await, Place::Memory { clean: false }, "the tier has the old version");
+    rig.push_out().await;
+    assert_eq!(rig.get("k").await.as_deref(), Some("new"));
+}
+
+/// R11, for a deletion under the flush.
+#[tokio::test]
+async fn a_delete_during_the_flush_of_its_record_reaches_the_tier_after_it() {
+    let rig = Setup::new(1).start().await;
+    rig.tier.hold_flushes();
+    rig.put("k", "old").await;
+    rig.put("other", "x").await;
+    until_flush_is_held(&rig).await;
+    assert!(rig.delete("k").await);
+    rig.tier.release_flushes();
+    rig.until_spilled().await;
+    assert_eq!(rig.tier.row(&key("k")), None);
+    assert_eq!(rig.get("k").await, None);
+}
+
+/// R13, defect 3.
+#[tokio::test]
+async fn an_evicted_record_is_readable_while_the_tier_is_down() {
+    let rig = Setup::new(2).start().await;
+    rig.tier.set_down(true);
+    for i in 0..50 {
+        rig.put(&format!("k{i}"), i.to_string()).await;
+    }
+    rig.until_stats("a flush has failed", |stats| stats.spill_errors > 0).await;
+    for i in 0..50 {
+        assert_eq!(rig.get(&format!("k{i}")).await, Some(i.to_string()));
+    }
+    assert_eq!(rig.place("k0").await, Place::Spilling);
+    rig.tier.set_down(false);
+    rig.until_spilled().await;
+    assert_eq!(rig.tier.rows().len(), 48);
+    for i in 0..50 {
+        assert_eq!(rig.get(&format!("k{i}")).await, Some(i.to_string()));
+    }
+}
+
+/// R13: a delete is a record too.
+#[tokio::test]
+async fn a_tombstone_stays_until_the_row_is_gone() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "v").await;
+    rig.get("k").await;
+    rig.tier.set_down(true);
+    assert!(rig.delete("k").await);
+    rig.put("k2", "v").await;
+    rig.put("k3", "v").await;
+    rig.until_stats("a flush has failed", |stats| stats.spill_errors > 0).await;
+    assert_eq!(rig.get("k").await, None, "memory knows: no load, no `unavailable`");
+    assert_eq!(rig.place("k").await, Place::Deleting);
+    rig.tier.set_down(false);
+    rig.until_spilled().await;
+    assert_eq!(rig.tier.row(&key("k")), None);
+    assert_eq!(rig.get("k").await, None);
+}
+
+/// R15, the writing side.
+#[tokio::test]
+async fn writes_wait_and_then_are_busy_while_memory_is_full_of_what_the_tier_does_not_take() {
+    let mut setup = Setup::new(1000);
+    setup.options.memory_bytes_max = overspill::store::MEMORY_BYTES_MIN;
+    let rig = setup.start().await;
+    rig.tier.set_down(true);
+    let mut stored = Vec::new();
+    let refused = loop {
+        let name = format!("k{}", stored.len());
+        match rig.one_within(put_command(&name, vec![1; 1024 * 1024]), 100).await {
+            Ok(_) => stored.push(name),
+            Err(error) => break error,
+        }
+        assert!(stored.len() < 100, "memory has no bound");
+    };
+    assert!(matches!(refused, Error::Busy(_)), "{refused:?}");
+    assert!(stored.len() > 20, "{}", stored.len());
+    let began = tokio::time::Instant::now();
+    assert!(matches!(rig.one_within(put_command("more", vec![1; 1024 * 1024]), 150).await, Err(Error::Busy(_))));
+    assert!(began.elapsed() >= Duration::from_millis(150) && began.elapsed() < Duration::from_secs(3), "in time");
+    let stats = rig.stats().await;
+    assert!(stats.memory_bytes <= stats.memory_bytes_max && stats.busy == 2, "{stats:?}");
+    for name in &stored {
+        assert!(rig.found(name).await.is_some(), "hits go on");
+    }
+    assert_eq!(rig.get(&format!("k{}", stored.len())).await, None, "what was refused did not happen");
+    let waiting = rig.one_within(put_command("waits", vec![1; 1024 * 1024]), 8000);
+    let (waited, ()) = tokio::join!(waiting, async {
+        tokio::task::yield_now().await;
+        rig.tier.set_down(false);
+    });
+    assert!(matches!(waited, Ok(Reply::Stored(_))), "a write that still waits goes through: {waited:?}");
+    rig.until_spilled().await;
+    for name in &stored {
+        assert!(rig.found(name).await.is_some(), "all drained by itself, nothing dropped");
+    }
+}
+
+/// R26, R10, R13: what was not confirmed is flushed again, under a new token.
+#[tokio::test]
+async fn a_flush_of_unknown_outcome_loses_nothing_and_raises_the_token() {
+    for fault in [CommitFault::UnknownApplied, CommitFault::UnknownLost, CommitFault::Conflict] {
+        let setup = Setup::new(1);
+        let rig = setup.start().await;
+        let before = rig.fences().await.unwrap()[0].token;
+        rig.tier.fail_next_commit(fault);
+        rig.put("k", "v").await;
+        rig.put("other", "x").await;
+        rig.until_stats("a flush has failed", |stats| stats.spill_errors > 0).await;
+        assert_eq!(rig.get("k").await.as_deref(), Some("v"), "{fault:?}");
+        rig.until_spilled().await;
+        let after = rig.fences().await.unwrap()[0].token;
+        assert_eq!(after > before, fault != CommitFault::Conflict, "{fault:?}");
+        assert_eq!(rig.tier.row(&key("k")).unwrap().value.as_bytes(), b"v");
+        assert_eq!(rig.stats().await.spill_errors, 1);
+        rig.put("other", "y").await;
+        assert_eq!(rig.get("k").await.as_deref(), Some("v"));
+        rig.shutdown().await.unwrap();
+        assert!(setup.start().await.get("other").await.is_some(), "the raised token is the row's");
+    }
+}
+
+/// R26: not marked clean too early.
+#[tokio::test]
+async fn a_record_of_unknown_outcome_stays_in_memory_while_the_tier_is_away() {
+    let rig = Setup::new(1).start().await;
+    rig.tier.hold_flushes();
+    rig.tier.fail_next_commit(CommitFault::UnknownLost);
+    rig.put("k", "v").await;
+    rig.put("other", "x").await;
+    rig.tier.release_flushes();
+    until("the flush has failed", async || {
+        let failed = rig.stats().await.spill_errors > 0;
+        if failed {
+            rig.tier.set_down(true);
+        }
+        failed
+    })
+    .await;
+    if rig.tier.row(&key("k")).is_none() {
+        assert_eq!(rig.place("k").await, Place::Spilling);
+        assert_eq!(rig.stats().await.unspilled, 2);
+    }
+    assert_eq!(rig.get("k").await.as_deref().or(Some("v")), Some("v"));
+    rig.tier.set_down(false);
+    rig.until_spilled().await;
+    assert_eq!(rig.get("k").await.as_deref(), Some("v"));
+}
+
+/// R20, R26: a late flush under the old token can't put a deleted row back.
+#[tokio::test]
+async fn a_late_flush_under_a_raised_token_is_refused() {
+    use overspill::cluster::ShardName;
+    use overspill::command::Effect;
+    use overspill::record::Lsn;
+    use overspill::tier::{Tier, TierError};
+
+    let rig = Setup::new(1).start().await;
+    let name = ShardName::new("localhost:1").unwrap();
+    let zombie_token = rig.fences().await.unwrap()[0].token;
+    rig.tier.fail_next_commit(CommitFault::UnknownLost);
+    rig.put_spilled("k", "v").await; // its first flush is on its way still, for all anybody knows
+    let late = Effect::Set(rig.tier.row(&key("k")).unwrap());
+    assert!(rig.delete("k").await);
+    rig.until_spilled().await;
+    let zombie = rig.tier.flush(&name, zombie_token, std::slice::from_ref(&late), Lsn(1)).await;
+    assert_eq!(zombie, Err(TierError::Fenced));
+    assert_eq!(rig.get("k").await, None);
+}
+
+#[tokio::test]
+async fn failures_of_single_calls_are_got_over() {
+    let rig = Setup::new(2).start().await;
+    for i in 0..30 {
+        rig.tier.fail_next(2);
+        rig.put(&format!("k{i}"), i.to_string()).await;
+        if i % 3 == 0 {
+            rig.one_within(Command::Delete { key: key(format!("k{}", i / 2)) }, 1000).await.ok();
+            rig.put(&format!("k{}", i / 2), (i / 2).to_string()).await;
+        }
+    }
+    rig.tier.fail_next(0);
+    rig.until_spilled().await;
+    for i in 0..30 {
+        assert_eq!(rig.get(&format!("k{i}")).await, Some(i.to_string()));
+    }
+}
