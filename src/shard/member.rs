@@ -107,7 +107,8 @@ impl Shard {
         {
             return Ok(());
         }
-        let is_done = ledger.state == MemberState::Serving && ledger.wants(&assignment);
+        let is_known = self.core.tier.is_some() || ledger.list == assignment.list; // or a pure cache starts anew
+        let is_done = ledger.state == MemberState::Serving && ledger.wants(&assignment) && is_known;
         ledger.wanted = Some(assignment);
         if !is_done {
             ledger.state = MemberState::Starting("a new assignment".to_owned());

@@ -31,13 +31,15 @@ const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Ledger {
     pub wanted: Option<Assignment>,
     pub held: Option<Holding>,
+    /// The list of secondaries under which it was given what it holds.
+    pub list: Vec<ShardName>,
     pub state: MemberState,
     /// Once it was reached.
     pub tier: Option<Prepared>,
 }
 
 impl Ledger {
-    /// Whether an assignment has the same outcome as the one that is carried out.
+    /// Whether an assignment has the same goal as the one that is carried out.
     pub fn wants(&self, assignment: &Assignment) -> bool {
         let goal = |assignment: &Assignment| (assignment.shard.clone(), assignment.epoch, assignment.slots.clone());
         self.wanted.as_ref().map(goal) == Some(goal(assignment))
@@ -142,6 +144,9 @@ impl Steward {
     async fn pursue(&self, wanted: &Assignment) -> Result<(), Obstacle> {
         if self.core.tier.is_some() && self.fence.current().is_err() {
             self.forget_everything().await;
+        }
+        if self.core.tier.is_none() {
+            self.forget_other_list(&wanted.list).await;
         }
         let held = self.ledger.lock().held.clone();
         let (held, kept) = match held {
@@ -248,6 +253,20 @@ impl Steward {
         self.core.store.forget(&SlotSet::all());
         self.set_aside.clear();
         let _ = self.fence.until_lost().now_or_never(); // it is known
+    }
+
+    /// A pure cache that follows another list starts anew: it has no fence to tell who has had its slots, and written to them,
+    /// since it was led last.
+    async fn forget_other_list(&self, list: &[ShardName]) {
+        let held = {
+            let mut ledger = self.ledger.lock();
+            if ledger.list == list { None } else { ledger.held.take() }
+        };
+        if held.is_some() {
+            self.refuse("it is being emptied for another list of secondaries").await;
+            info!(records = self.core.store.stats().live, "another list of secondaries: forgetting what is in memory");
+            self.core.store.forget(&SlotSet::all());
+        }
     }
 
     /// Makes the tier ready for use, once.
@@ -414,6 +433,7 @@ impl Steward {
             }
             let (shard, slots) = (wanted.shard.clone(), wanted.slots.clone());
             ledger.held = Some(Holding { shard, epoch: wanted.epoch, slots });
+            ledger.list.clone_from(&wanted.list);
         }
         self.core.serve(serving).await;
         info!(shard = %wanted.shard, epoch = wanted.epoch.0, slots = %wanted.slots, "serving");

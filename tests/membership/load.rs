@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 
 use super::world::{Primary, World, until};
 use overspill::service::Error;
 
+const PAUSE: Duration = Duration::from_micros(200);
 const WRITERS: usize = 4;
 const KEYS_EACH: usize = 40;
 
@@ -36,7 +38,12 @@ impl Writer {
         while !end.load(Ordering::Relaxed) {
             n += 1;
             let key = self.first_key + n % KEYS_EACH;
-            if n % 3 == 0 { self.read(key).await } else { self.write(key, n).await }
+            if n % 3 == 0 {
+                self.read(key).await
+            } else {
+                self.write(key, n).await
+            }
+            tokio::time::sleep(PAUSE).await; // a refusal needs no waiting: it would starve the others
         }
         self
     }

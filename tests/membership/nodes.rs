@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::world::{BOUND, key, key_of, name, options, until};
+use super::world::{BOUND, SHARES_MAX, key, key_of, name, options, until};
 use overspill::command::{Command, Condition, Reply};
 use overspill::doors;
 use overspill::node::{Primary, PrimaryOptions, Secondary, SecondaryOptions, TierChoice};
@@ -50,9 +50,9 @@ async fn get(client: &Client, i: usize) -> Result<Option<String>, Error> {
     }
 }
 
-async fn until_served(client: &Client, shards: usize) {
-    for share in 0..shards {
-        until("served", async || get(client, key_of(share, shards)).await.ok()).await;
+async fn until_served(client: &Client) {
+    for share in 0..SHARES_MAX {
+        until("served", async || get(client, key_of(share, SHARES_MAX)).await.ok()).await;
     }
 }
 
@@ -73,7 +73,7 @@ async fn nodes_stop_cleanly_and_start_with_longer_and_shorter_lists() {
         let listed: Vec<SocketAddr> = members.iter().map(|&i| all[i]).collect();
         let primary = primary(&listed).await;
         let client = Client::spawn(primary.address().to_string(), overspill::rpc::Options::default());
-        until_served(&client, listed.len()).await;
+        until_served(&client).await;
         for i in 0..KEYS {
             assert_eq!(get(&client, i).await.unwrap(), before, "{members:?}");
         }

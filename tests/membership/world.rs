@@ -29,6 +29,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// How soon an error must come where nothing can be served.
 pub const BOUND: Duration = Duration::from_secs(3);
 
+/// Shares of this many shards fall into shares of 1 to 4.
+pub const SHARES_MAX: usize = 12;
+
 static LIVES: AtomicU64 = AtomicU64::new(1);
 
 pub fn name(name: &str) -> ShardName {
@@ -68,11 +71,17 @@ pub fn options() -> ShardOptions {
 /// A running secondary.
 struct Process {
     shard: Shard,
-    runtime: Runtime,
+    runtime: Option<Runtime>,
     /// Nobody reaches it.
     is_cut_off: bool,
     /// It takes calls, and never answers.
     hangs: bool,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 /// All secondaries, and the tier that they share.
@@ -105,21 +114,19 @@ impl World {
             let _context = runtime.enter();
             Shard::spawn(options, tier.map(SharedTier::new), SystemClock::shared())
         };
-        let process = Process { shard, runtime, is_cut_off: false, hangs: false };
+        let process = Process { shard, runtime: Some(runtime), is_cut_off: false, hangs: false };
         assert!(self.processes.lock().insert(name(who), process).is_none(), "{who} runs already");
     }
 
     /// As with kill -9.
     pub fn kill(&self, who: &str) {
-        self.processes.lock().remove(&name(who)).unwrap().runtime.shutdown_background();
+        drop(self.processes.lock().remove(&name(who)).unwrap());
     }
 
     /// As with SIGTERM. Returns how many records were spilled.
     pub async fn stop(&self, who: &str) -> u64 {
         let process = self.processes.lock().remove(&name(who)).unwrap();
-        let spilled = process.shard.shutdown().await.unwrap();
-        process.runtime.shutdown_background();
-        spilled
+        process.shard.shutdown().await.unwrap()
     }
 
     pub fn cut_off(&self, who: &str, is_cut_off: bool) {
@@ -235,7 +242,10 @@ impl Primary {
     }
 
     pub async fn until_served(&self) {
-        until("all slots are served", async || self.router.unserved().is_none().then_some(())).await;
+        for share in 0..SHARES_MAX {
+            let probe = key_of(share, SHARES_MAX);
+            until("all slots are served", async || self.get(probe).await.ok()).await;
+        }
     }
 
     /// One command, whose answer comes in bounded time.
