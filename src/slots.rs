@@ -120,15 +120,43 @@ impl SlotSet {
     }
 
     pub fn intersection(&self, other: &Self) -> Self {
-        self.iter().filter(|&slot| other.contains(slot)).collect()
+        self.combine(other, |a, b| a && b)
     }
 
     pub fn difference(&self, other: &Self) -> Self {
-        self.iter().filter(|&slot| !other.contains(slot)).collect()
+        self.combine(other, |a, b| a && !b)
     }
 
     pub fn union(&self, other: &Self) -> Self {
-        Slot::all().filter(|&slot| self.contains(slot) || other.contains(slot)).collect()
+        self.combine(other, |a, b| a || b)
+    }
+
+    pub fn is_subset(&self, of: &Self) -> bool {
+        self.difference(of).is_empty()
+    }
+
+    /// The slots that `keep` chooses, told whether the slot is in either set. Looks only where a range begins or ends.
+    fn combine(&self, other: &Self, keep: impl Fn(bool, bool) -> bool) -> Self {
+        let edges = |set: &Self| -> Vec<u16> {
+            set.ranges.iter().flat_map(|&(first, last)| [first.0, last.0 + 1]).filter(|&edge| edge < SLOTS).collect()
+        };
+        let mut starts = edges(self);
+        starts.extend(edges(other));
+        starts.push(Slot::FIRST.0);
+        starts.sort_unstable();
+        starts.dedup();
+        let ends = starts.iter().skip(1).map(|&next| next - 1).chain([Slot::LAST.0]);
+        let mut ranges: Vec<(Slot, Slot)> = Vec::new();
+        for (first, last) in starts.iter().map(|&first| Slot(first)).zip(ends.map(Slot)) {
+            if !keep(self.contains(first), other.contains(first)) {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some((_, end)) if end.0 + 1 == first.0 => *end = last,
+                _ => ranges.push((first, last)),
+            }
+        }
+        Self { ranges }
     }
 }
 
@@ -238,6 +266,22 @@ mod tests {
             assert_eq!(shares.iter().fold(SlotSet::empty(), |all, share| all.union(share)), SlotSet::all());
         }
         assert_eq!(SlotSet::shares(2)[0].to_string(), "0-8191");
+    }
+
+    #[test]
+    fn sets_combine_like_sets_of_slots() {
+        let sets = ["", "0-16383", "0", "16383", "0-99,200-299", "50-249,16000-16383", "100-199", "0-49,51-98,300"];
+        let sets: Vec<SlotSet> = sets.iter().map(|set| set.parse().unwrap()).collect();
+        for a in &sets {
+            for b in &sets {
+                let slow = |keep: fn(bool, bool) -> bool| -> SlotSet {
+                    Slot::all().filter(|&slot| keep(a.contains(slot), b.contains(slot))).collect()
+                };
+                assert_eq!(a.intersection(b), slow(|a, b| a && b), "{a} and {b}");
+                assert_eq!(a.difference(b), slow(|a, b| a && !b), "{a} without {b}");
+                assert_eq!(a.union(b), slow(|a, b| a || b), "{a} or {b}");
+            }
+        }
     }
 
     #[test]

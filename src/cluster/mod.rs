@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::record::{Epoch, Lsn};
 use crate::slots::SlotSet;
 
-pub use plan::{Plan, Retirement, Route, Seen, View, plan};
+pub use plan::{OrderAnswer, Plan, Retirement, Route, Seen, View, plan, readers};
 
 /// A shard's name: the address that the primary knows it by, as in `localhost:8081`. 1 to [`ShardName::BYTES_MAX`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -3,12 +3,24 @@
 //! It is run again and again; each run takes the next safe steps. A slot goes to its new shard only when nobody else holds
 //! unspilled records of it: an old holder that lives is told to let go first, one that is gone must have stopped cleanly,
 //! or the loss be accepted (R22).
+//!
+//! **Invariant (R42):** a slot that changes hands goes from a lower to a higher epoch. **Invariant:** where the fences can't
+//! be read, everybody stays what it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Assignment, ControlError, Fence, Holding, MemberState, MemberStatus, ShardName};
 use crate::record::Epoch;
 use crate::slots::SlotSet;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+/// A former secondary counts as gone for good, for [`View::accept_loss`], after so many questions in a row without an answer:
+/// one that only hesitates would lose what it could still spill.
+pub const MISSES_MIN: u32 = 3;
 
 /// What the primary sees.
 #[derive(Debug)]
@@ -28,8 +40,18 @@ pub struct View<'a> {
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub status: Result<MemberStatus, ControlError>,
-    /// Whether it took the last order, so that it follows this primary; `Err` if it refused.
-    pub obeyed: Result<bool, ControlError>,
+    pub order: OrderAnswer,
+    /// How many questions in a row it did not answer.
+    pub misses: u32,
+}
+
+/// What became of the order that a secondary was sent last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderAnswer {
+    /// It was sent none.
+    None,
+    Accepted,
+    Refused(ControlError),
 }
 
 /// The next steps.
@@ -73,6 +95,8 @@ struct Holder {
 enum Presence {
     /// It says so itself.
     Here,
+    /// It lives, and the list has another name for it: an order under that name makes it let go first.
+    Renamed(ShardName),
     /// It can't be reached, or is another process by now: what its fence says is left.
     Gone(Fence),
     /// It is there and follows another primary.
@@ -81,207 +105,295 @@ enum Presence {
 
 /// Works out the next steps.
 pub fn plan(view: &View<'_>) -> Plan {
-    let shares: BTreeMap<&ShardName, SlotSet> = view.list.iter().zip(SlotSet::shares(view.list.len())).collect();
-    if let Some(reason) = mixed_tiers(view) {
-        return Plan {
-            epoch: view.epoch.unwrap_or_default(),
-            orders: Vec::new(),
-            retirements: Vec::new(),
-            routes: vec![Route { slots: SlotSet::all(), to: Err(reason) }],
-        };
-    }
-    let holders = holders(view);
-    let is_blind = view.fences.is_err() && !is_settled(&shares, &holders);
-    let epoch = if is_blind { view.epoch.unwrap_or_default() } else { target_epoch(view, &shares, &holders) };
-    let mut plan = Plan { epoch, orders: Vec::new(), retirements: Vec::new(), routes: Vec::new() };
-    for (name, share) in &shares {
-        plan_member(view, &mut plan, name, share, &holders, is_blind);
-    }
-    for former in holders.iter().filter(|holder| !shares.contains_key(&holder.name)) {
-        if matches!(former.presence, Presence::Here) && !is_blind {
-            plan.orders.push(assignment(view, &former.name, epoch, SlotSet::empty()));
+    Planner::new(view).plan()
+}
+
+/// The names of the listed secondaries that can be asked, those that hold slots first: where tiers are mixed up, theirs is
+/// the right one.
+pub fn readers<'a>(list: &'a [ShardName], members: &BTreeMap<ShardName, Seen>) -> Vec<&'a ShardName> {
+    let status = |name: &ShardName| members.get(name).and_then(|seen| seen.status.as_ref().ok());
+    let mut readers: Vec<&ShardName> = list.iter().filter(|name| status(name).is_some()).collect();
+    readers.sort_by_key(|name| !status(name).is_some_and(holds_slots));
+    readers
+}
+
+/// The view, and what follows from it.
+struct Planner<'a> {
+    view: &'a View<'a>,
+    shares: BTreeMap<&'a ShardName, SlotSet>,
+    holders: Vec<Holder>,
+    /// Nobody can tell who else holds what, and why.
+    blind: Option<&'a str>,
+    epoch: Epoch,
+}
+
+impl<'a> Planner<'a> {
+    fn new(view: &'a View<'a>) -> Self {
+        let shares = view.list.iter().zip(SlotSet::shares(view.list.len())).collect();
+        let holders = holders(view);
+        let epoch = view.epoch.unwrap_or_default();
+        let mut planner = Self { view, shares, holders, blind: None, epoch };
+        planner.blind = view.fences.err().filter(|_| !planner.is_settled());
+        if planner.blind.is_none() {
+            planner.epoch = planner.target_epoch();
         }
+        planner
     }
-    if !is_blind {
-        plan.retirements = retirements(view, &shares, &holders);
+
+    fn plan(&self) -> Plan {
+        let mut plan = Plan { epoch: self.epoch, orders: Vec::new(), retirements: Vec::new(), routes: Vec::new() };
+        for (name, share) in &self.shares {
+            let open = self.open(&mut plan, name, share);
+            plan.orders.extend(self.order(name, &open));
+            let served = self.served(name, &open);
+            if let Some((slots, epoch)) = &served {
+                route(&mut plan, slots.clone(), Ok(((*name).clone(), *epoch)));
+            }
+            let unserved = served.map_or_else(|| open.clone(), |(slots, _)| open.difference(&slots));
+            route(&mut plan, unserved, Err(self.unserved_reason(name)));
+        }
+        if self.blind.is_none() {
+            plan.orders.extend(self.farewells());
+            plan.retirements = self.retirements();
+        }
+        plan
     }
-    plan
-}
 
-fn assignment(view: &View<'_>, name: &ShardName, epoch: Epoch, slots: SlotSet) -> Assignment {
-    Assignment { shard: name.clone(), epoch, slots, list: view.list.to_vec(), accept_loss: view.accept_loss }
-}
+    fn seen(&self, name: &ShardName) -> Option<&'a Seen> {
+        self.view.members.get(name)
+    }
 
-/// Orders and routes for one listed secondary.
-fn plan_member(
-    view: &View<'_>,
-    plan: &mut Plan,
-    name: &ShardName,
-    share: &SlotSet,
-    holders: &[Holder],
-    is_blind: bool,
-) {
-    let seen = view.members.get(name);
-    let held = seen.and_then(|seen| live_holding(name, seen));
-    let mut open = share.clone();
-    if is_blind {
-        // Nobody can tell who else holds what: everybody stays what it is.
-        let reason = view.fences.err().unwrap_or_default();
-        open = held.map_or_else(SlotSet::empty, |held| held.slots.intersection(share));
-        route(plan, share.difference(&open), Err(format!("nobody can tell who served these slots before: {reason}")));
-    } else {
-        for holder in holders.iter().filter(|holder| holder.name != *name) {
-            let already_here = held.filter(|held| held.epoch > holder.epoch).map(|held| &held.slots);
+    fn status(&self, name: &ShardName) -> Option<&'a MemberStatus> {
+        self.seen(name)?.status.as_ref().ok()
+    }
+
+    /// What a secondary holds under its own name.
+    fn held(&self, name: &ShardName) -> Option<&'a Holding> {
+        self.status(name)?.held.as_ref().filter(|held| held.shard == *name)
+    }
+
+    /// The part of its share that a listed secondary may have now. Says of the rest why not.
+    fn open(&self, plan: &mut Plan, name: &ShardName, share: &SlotSet) -> SlotSet {
+        let held = self.held(name);
+        if let Some(reason) = self.blind {
+            let open = held.map_or_else(SlotSet::empty, |held| held.slots.intersection(share));
+            let reason = format!("nobody can tell who served these slots before: {reason}");
+            route(plan, share.difference(&open), Err(reason));
+            return open;
+        }
+        let mut open = share.clone();
+        for holder in self.holders.iter().filter(|holder| !holder.lives_as(name)) {
             let mut overlap = holder.slots.intersection(&open);
-            if let Some(here) = already_here {
-                overlap = overlap.difference(here);
+            // Who got them later has them: the other one just does not know it yet.
+            if let Some(held) = held.filter(|held| held.epoch > holder.epoch) {
+                overlap = overlap.difference(&held.slots);
             }
-            if !overlap.is_empty() {
-                open = open.difference(&overlap);
-                route(plan, overlap, Err(blocked_reason(view, holder)));
+            open = open.difference(&overlap);
+            route(plan, overlap, Err(self.blocked_reason(holder)));
+        }
+        open
+    }
+
+    fn order(&self, name: &ShardName, open: &SlotSet) -> Option<Assignment> {
+        let status = self.status(name)?;
+        let held = self.held(name);
+        if self.blind.is_some() {
+            // The same again: it keeps the primary in the lead. Never less: a smaller share needs a higher epoch.
+            return held.map(|held| self.assignment(name, held.epoch, held.slots.clone()));
+        }
+        if self.tier_conflict(name).is_some() {
+            return held.map(|held| self.assignment(name, held.epoch, held.slots.clone()));
+        }
+        let slots = if knows_its_tier(status) { open.clone() } else { SlotSet::empty() };
+        Some(self.assignment(name, self.epoch, slots))
+    }
+
+    /// What a listed secondary serves of what it may have, and under which epoch.
+    fn served(&self, name: &ShardName, open: &SlotSet) -> Option<(SlotSet, Epoch)> {
+        let held = self.held(name)?;
+        let follows = match &self.seen(name)?.order {
+            OrderAnswer::None => false, // it may turn out that it follows another primary
+            OrderAnswer::Accepted | OrderAnswer::Refused(ControlError::StaleEpoch(_)) => true,
+            OrderAnswer::Refused(_) => false,
+        };
+        let serves = match &self.status(name)?.state {
+            MemberState::Serving | MemberState::Starting(_) => true,
+            MemberState::Unassigned | MemberState::Refusing(_) | MemberState::Draining => false,
+        };
+        let may = follows && serves && self.tier_conflict(name).is_none();
+        may.then(|| (held.slots.intersection(open), held.epoch))
+    }
+
+    /// Tells former members that are still there to let go.
+    fn farewells(&self) -> impl Iterator<Item = Assignment> {
+        let former = self.holders.iter().filter(|holder| !self.shares.contains_key(&holder.name));
+        let here = former.filter(|holder| matches!(holder.presence, Presence::Here | Presence::Disobedient(_)));
+        let names: BTreeSet<&ShardName> = here.map(|holder| &holder.name).collect();
+        names.into_iter().map(|name| self.assignment(name, self.epoch, SlotSet::empty()))
+    }
+
+    fn assignment(&self, name: &ShardName, epoch: Epoch, slots: SlotSet) -> Assignment {
+        let View { list, accept_loss, .. } = *self.view;
+        Assignment { shard: name.clone(), epoch, slots, list: list.to_vec(), accept_loss }
+    }
+
+    /// Every listed secondary is there and holds its share under one epoch: then no other can hold anything newer.
+    fn is_settled(&self) -> bool {
+        let newest = self.holders.iter().map(|holder| holder.epoch).max();
+        self.shares
+            .iter()
+            .all(|(name, share)| self.held(name).is_some_and(|held| held.slots == *share && Some(held.epoch) == newest))
+    }
+
+    /// The epoch of the map that this list makes: a new one if the newest holdings are not part of it.
+    fn target_epoch(&self) -> Epoch {
+        let fences = self.view.fences.unwrap_or_default().iter().map(|fence| fence.epoch);
+        let Some(newest) = self.holders.iter().map(|holder| holder.epoch).chain(fences).chain(self.view.epoch).max()
+        else {
+            return Epoch(1);
+        };
+        let fits = |holder: &Holder| self.shares.get(&holder.name).is_some_and(|share| holder.slots.is_subset(share));
+        // So a slot that changes hands always comes from a lower epoch than it goes to (R42).
+        let has_misfit = self.holders.iter().any(|holder| holder.epoch == newest && !fits(holder));
+        if has_misfit { newest.next() } else { Epoch(newest.0.max(1)) }
+    }
+
+    /// The fences of those who are gone, without what others are to serve now.
+    fn retirements(&self) -> Vec<Retirement> {
+        let mut retirements = Vec::new();
+        if self.view.list.iter().any(|name| self.tier_conflict(name).is_some()) {
+            return retirements; // whose fences are these?
+        }
+        for holder in &self.holders {
+            let Presence::Gone(fence) = &holder.presence else { continue };
+            // A former member is asked first whether it still lives.
+            let Some(seen) = self.seen(&holder.name) else { continue };
+            let is_waited_for = seen.status.is_err() && seen.misses < MISSES_MIN;
+            let may = fence.clean || (self.view.accept_loss && !is_waited_for);
+            let share = self.shares.get(&holder.name);
+            let keeps = share.map_or_else(SlotSet::empty, |share| share.intersection(&holder.slots));
+            if may && keeps != holder.slots {
+                retirements.push(Retirement { fence: fence.clone(), slots: keeps });
             }
         }
+        retirements
     }
-    if seen.is_some_and(|seen| seen.status.is_ok()) {
-        match held {
-            Some(held) if is_blind => plan.orders.push(assignment(view, name, held.epoch, held.slots.clone())),
-            None if is_blind => {}
-            Some(_) | None => plan.orders.push(assignment(view, name, plan.epoch, open.clone())),
+
+    /// Why a listed secondary must not serve: its tier is not that of those who hold slots, or nobody holds any and they
+    /// differ.
+    fn tier_conflict(&self, name: &ShardName) -> Option<String> {
+        let status = self.status(name)?;
+        let others = self.view.list.iter().filter_map(|other| Some((other, self.status(other)?)));
+        let mut rivals = others.filter(|(_, other)| holds_slots(other) || !holds_slots(status));
+        let (other, _) = rivals.find(|(_, other)| {
+            let are_different = matches!((other.tier_id, status.tier_id), (Some(a), Some(b)) if a != b);
+            other.is_pure_cache != status.is_pure_cache || are_different
+        })?;
+        Some(format!("{name} and {other} have different tiers: all secondaries of a primary must share one"))
+    }
+
+    fn blocked_reason(&self, holder: &Holder) -> String {
+        let name = &holder.name;
+        match &holder.presence {
+            Presence::Here => format!("{name} is spilling these slots before they move"),
+            Presence::Renamed(now) => format!("{now}, formerly {name}, is spilling these slots before they move"),
+            Presence::Disobedient(list) => {
+                format!(
+                    "{name} serves these slots for another primary, whose secondaries are: {list}; stop one of the two"
+                )
+            }
+            Presence::Gone(fence) if fence.clean || self.view.accept_loss => {
+                format!("taking these slots over from {name}")
+            }
+            Presence::Gone(_) => format!(
+                "{name} served these slots and did not stop cleanly: it may hold records that are not in the tier. If it \
+                 still runs, let this primary reach it under that name, and it will spill them; or start this primary \
+                 with --accept-loss, to go on with what the tier has"
+            ),
         }
     }
-    // Another primary may lead it: nothing goes to it before it has taken an order.
-    let follows = seen.is_some_and(|seen| seen.obeyed == Ok(true));
-    let served = held.filter(|_| follows).map_or_else(SlotSet::empty, |held| held.slots.intersection(&open));
-    if let Some(held) = held {
-        route(plan, served.clone(), Ok((name.clone(), held.epoch)));
+
+    fn unserved_reason(&self, name: &ShardName) -> String {
+        let Some(seen) = self.seen(name) else { return format!("{name} has not been asked yet") };
+        if let OrderAnswer::Refused(refusal) = &seen.order {
+            return format!("{name}: {refusal}");
+        }
+        let status = match &seen.status {
+            Err(error) => return format!("{name}: {error}"),
+            Ok(status) => status,
+        };
+        if let Some(conflict) = self.tier_conflict(name) {
+            return conflict;
+        }
+        match &status.state {
+            _ if !knows_its_tier(status) => format!("{name} has not reached its tier yet"),
+            MemberState::Unassigned => format!("{name} is being told its slots"),
+            MemberState::Starting(reason) => format!("{name} is starting: {reason}"),
+            MemberState::Serving => format!("{name} is taking these slots over"),
+            MemberState::Refusing(reason) => format!("{name} refuses to serve: {reason}"),
+            MemberState::Draining => format!("{name} is stopping"),
+        }
     }
-    route(plan, open.difference(&served), Err(unserved_reason(name, seen)));
+}
+
+impl Holder {
+    /// Whether a listed secondary is this holder.
+    fn lives_as(&self, name: &ShardName) -> bool {
+        self.name == *name || matches!(&self.presence, Presence::Renamed(now) if now == name)
+    }
+}
+
+/// Everybody who holds slots. Who is about to take some over, and has written so into its fence, is there twice.
+fn holders(view: &View<'_>) -> Vec<Holder> {
+    let mut holders: Vec<Holder> = Vec::new();
+    let mut add = |name: &ShardName, epoch: Epoch, slots: &SlotSet, presence: Presence| {
+        let is_known = |holder: &Holder| {
+            let is_claim = matches!(presence, Presence::Here | Presence::Disobedient(_));
+            holder.name == *name && (!is_claim || (holder.epoch, &holder.slots) == (epoch, slots))
+        };
+        if !holders.iter().any(is_known) {
+            holders.push(Holder { name: name.clone(), epoch, slots: slots.clone(), presence });
+        }
+    };
+    let status = |name: &ShardName| view.members.get(name)?.status.as_ref().ok();
+    let held = |name: &ShardName| status(name)?.held.as_ref();
+    for name in view.list {
+        if let Some(held) = held(name).filter(|held| !view.list.contains(&held.shard)) {
+            add(&held.shard, held.epoch, &held.slots, Presence::Renamed(name.clone()));
+        }
+    }
+    for (name, seen) in view.members {
+        if let Some(held) = held(name).filter(|held| held.shard == *name) {
+            add(name, held.epoch, &held.slots, presence(seen));
+        }
+    }
+    for fence in view.fences.unwrap_or_default() {
+        let owner = view.members.get(&fence.shard);
+        let is_own = status(&fence.shard).is_some_and(|status| status.incarnation == fence.incarnation);
+        let presence = owner.filter(|_| is_own).map_or_else(|| Presence::Gone(fence.clone()), presence);
+        add(&fence.shard, fence.epoch, &fence.slots, presence);
+    }
+    holders.retain(|holder| !holder.slots.is_empty());
+    holders
+}
+
+fn presence(seen: &Seen) -> Presence {
+    match &seen.order {
+        OrderAnswer::Refused(ControlError::OtherList(list)) => Presence::Disobedient(list.clone()),
+        OrderAnswer::None | OrderAnswer::Accepted | OrderAnswer::Refused(_) => Presence::Here,
+    }
+}
+
+fn holds_slots(status: &MemberStatus) -> bool {
+    status.held.as_ref().is_some_and(|held| !held.slots.is_empty())
+}
+
+fn knows_its_tier(status: &MemberStatus) -> bool {
+    status.is_pure_cache || status.tier_id.is_some()
 }
 
 fn route(plan: &mut Plan, slots: SlotSet, to: Result<(ShardName, Epoch), String>) {
     if !slots.is_empty() {
         plan.routes.push(Route { slots, to });
     }
-}
-
-fn live_holding<'a>(name: &ShardName, seen: &'a Seen) -> Option<&'a Holding> {
-    let held = seen.status.as_ref().ok()?.held.as_ref()?;
-    (held.shard == *name).then_some(held)
-}
-
-fn holders(view: &View<'_>) -> Vec<Holder> {
-    let mut holders: Vec<Holder> = Vec::new();
-    for (name, seen) in view.members {
-        if let Some(held) = live_holding(name, seen) {
-            let presence = match &seen.obeyed {
-                Err(ControlError::OtherList(list)) => Presence::Disobedient(list.clone()),
-                Ok(_) | Err(_) => Presence::Here,
-            };
-            holders.push(Holder { name: name.clone(), epoch: held.epoch, slots: held.slots.clone(), presence });
-        }
-    }
-    for fence in view.fences.unwrap_or_default() {
-        if !holders.iter().any(|holder| holder.name == fence.shard) {
-            let presence = Presence::Gone(fence.clone());
-            let (name, slots) = (fence.shard.clone(), fence.slots.clone());
-            holders.push(Holder { name, epoch: fence.epoch, slots, presence });
-        }
-    }
-    holders.retain(|holder| !holder.slots.is_empty());
-    holders
-}
-
-/// Every listed secondary is there and holds its share under one epoch: then no other can hold anything newer.
-fn is_settled(shares: &BTreeMap<&ShardName, SlotSet>, holders: &[Holder]) -> bool {
-    let newest = holders.iter().map(|holder| holder.epoch).max();
-    shares.iter().all(|(name, share)| {
-        holders.iter().any(|holder| {
-            holder.name == **name && holder.slots == *share && Some(holder.epoch) == newest && holder.is_here()
-        })
-    })
-}
-
-impl Holder {
-    fn is_here(&self) -> bool {
-        matches!(self.presence, Presence::Here)
-    }
-}
-
-/// The epoch of the map that this list makes: a new one if the newest holdings are not part of it.
-fn target_epoch(view: &View<'_>, shares: &BTreeMap<&ShardName, SlotSet>, holders: &[Holder]) -> Epoch {
-    let fences = view.fences.unwrap_or_default().iter().map(|fence| fence.epoch);
-    let Some(newest) = holders.iter().map(|holder| holder.epoch).chain(fences).chain(view.epoch).max() else {
-        return Epoch(1);
-    };
-    let fits =
-        |holder: &Holder| shares.get(&holder.name).is_some_and(|share| holder.slots.difference(share).is_empty());
-    // So a slot that changes hands always comes from a lower epoch than it goes to (R42).
-    let has_misfit = holders.iter().any(|holder| holder.epoch == newest && !fits(holder));
-    if has_misfit { newest.next() } else { Epoch(newest.0.max(1)) }
-}
-
-fn blocked_reason(view: &View<'_>, holder: &Holder) -> String {
-    let name = &holder.name;
-    match &holder.presence {
-        Presence::Here => format!("{name} is spilling these slots before they move"),
-        Presence::Disobedient(list) => {
-            format!("{name} serves these slots for another primary, whose secondaries are: {list}; stop one of the two")
-        }
-        Presence::Gone(fence) if fence.clean || view.accept_loss => format!("taking these slots over from {name}"),
-        Presence::Gone(_) => format!(
-            "{name} served these slots and did not stop cleanly: it may hold records that are not in the tier. Put it back \
-             into the list or start it again, so that it can spill them; or start the primary with --accept-loss to go \
-             on with what the tier has"
-        ),
-    }
-}
-
-fn unserved_reason(name: &ShardName, seen: Option<&Seen>) -> String {
-    let Some(seen) = seen else { return format!("{name} has not been asked yet") };
-    if let Err(refusal) = &seen.obeyed {
-        return format!("{name}: {refusal}");
-    }
-    match &seen.status {
-        Err(error) => format!("{name}: {error}"),
-        Ok(status) => match &status.state {
-            MemberState::Unassigned => format!("{name} is being told its slots"),
-            MemberState::Starting(reason) => format!("{name} is starting: {reason}"),
-            MemberState::Serving => format!("{name} is taking these slots over"),
-            MemberState::Refusing(reason) => format!("{name} refuses to serve: {reason}"),
-            MemberState::Draining => format!("{name} is stopping"),
-        },
-    }
-}
-
-/// The fences of those who are gone, without what others are to serve now.
-fn retirements(view: &View<'_>, shares: &BTreeMap<&ShardName, SlotSet>, holders: &[Holder]) -> Vec<Retirement> {
-    let mut retirements = Vec::new();
-    for holder in holders {
-        let Presence::Gone(fence) = &holder.presence else { continue };
-        let keeps = shares.get(&holder.name).map_or_else(SlotSet::empty, |share| share.intersection(&holder.slots));
-        let may = fence.clean || view.accept_loss;
-        let is_waited_for = view
-            .members
-            .get(&holder.name)
-            .is_some_and(|seen| !matches!(seen.status, Ok(_) | Err(ControlError::Unreachable(_))));
-        // A former member is asked first whether it still lives.
-        let was_asked = view.members.contains_key(&holder.name);
-        if may && was_asked && !is_waited_for && keeps != holder.slots {
-            retirements.push(Retirement { fence: fence.clone(), slots: keeps });
-        }
-    }
-    retirements
-}
-
-fn mixed_tiers(view: &View<'_>) -> Option<String> {
-    let statuses = || {
-        let listed = view.list.iter().filter_map(|name| Some((name, view.members.get(name)?)));
-        listed.filter_map(|(name, seen)| Some((name, seen.status.as_ref().ok()?)))
-    };
-    let (first, one) = statuses().next()?;
-    let (other, _) = statuses().find(|(_, status)| {
-        let are_different = matches!((status.tier_id, one.tier_id), (Some(a), Some(b)) if a != b);
-        status.is_pure_cache != one.is_pure_cache || are_different
-    })?;
-    Some(format!("{first} and {other} have different tiers: all secondaries of a primary must share one"))
 }

@@ -1,27 +1,36 @@
 //! Leads the secondaries: looks at them and their fences, plans, orders, and keeps the router's map.
+//!
+//! A beat asks all secondaries at once and is over within [`ASK_TIMEOUT`]: a secondary that hangs, or a tier that does, must
+//! not let the others think that their primary is gone. What waits for the tier runs beside the beats, as a chore.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use tokio::time::timeout;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::teller::Teller;
 use super::{Peer, Router, Routes, Target};
-use crate::cluster::{Assignment, ControlError, Fence, Plan, Retirement, Seen, ShardName, View, plan};
+use crate::cluster::{
+    Assignment, ControlError, Fence, Incarnation, MemberStatus, OrderAnswer, Plan, Retirement, Seen, ShardName, View,
+    plan, readers,
+};
 use crate::record::Epoch;
-use crate::slots::{SLOTS, SlotSet};
+use crate::slots::SLOTS;
 
-/// How often the secondaries hear from their primary: they follow another list after six silent beats.
+/// How often the secondaries hear from their primary at least.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How soon to look again while something changes.
 const UNSETTLED: Duration = Duration::from_millis(50);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Reading the fences waits for the tier; the secondaries wait for the next heartbeat meanwhile.
-const FENCES_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer than any statement of the tier may take.
+const CHORE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a primary was started with.
 #[derive(Debug, Clone)]
@@ -43,7 +52,16 @@ pub struct Leader<P> {
     /// The fences as last read, while the map is unsettled.
     fences: Result<Vec<Fence>, String>,
     epoch: Option<Epoch>,
-    told: Vec<(SlotSet, Result<ShardName, String>)>,
+    teller: Teller,
+    /// At most one of them under way.
+    chores: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+/// What a chore has brought.
+enum Done {
+    Fences(Result<Vec<Fence>, String>),
+    /// Whether any of the rows has changed.
+    Retired(bool),
 }
 
 impl<P: Peer> Leader<P> {
@@ -60,22 +78,21 @@ impl<P: Peer> Leader<P> {
             peers: BTreeMap::new(),
             seen: BTreeMap::new(),
             orders: BTreeMap::new(),
-            fences: Err("no secondary was reached yet".to_owned()),
+            fences: Err(UNREAD.to_owned()),
             epoch: None,
-            told: Vec::new(),
+            teller: Teller::default(),
+            chores: FuturesUnordered::new(),
         }
     }
 
     /// Leads until stopped; then tells the secondaries so.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut pause = UNSETTLED;
-        loop {
+        while !stop.is_cancelled() {
             let has_changed = self.beat().await;
             pause = if has_changed { UNSETTLED } else { (pause * 2).min(HEARTBEAT) };
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = self.router.is_outdated.notified() => tokio::time::sleep(UNSETTLED).await,
-                () = tokio::time::sleep(pause) => {}
+            if self.rest(pause, &stop).await {
+                pause = UNSETTLED;
             }
         }
         let resigned = self.peers.values().map(|peer| peer.resign(self.options.list.clone()));
@@ -83,11 +100,47 @@ impl<P: Peer> Leader<P> {
         let _ = timeout(ASK_TIMEOUT, join_all(resigned)).await;
     }
 
+    /// Returns after `pause`, or earlier if there is a reason to look again; answers whether there was.
+    async fn rest(&mut self, pause: Duration, stop: &CancellationToken) -> bool {
+        let until = tokio::time::Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = self.router.is_outdated.notified() => {
+                    sleep(UNSETTLED).await; // the secondaries change, and need a moment too
+                    return true;
+                }
+                Some(done) = self.chores.next() => {
+                    if self.note(done) {
+                        return true;
+                    }
+                }
+                () = tokio::time::sleep_until(until) => return false,
+            }
+        }
+    }
+
+    /// Takes in what a chore has brought. Returns whether it is news.
+    fn note(&mut self, done: Done) -> bool {
+        match done {
+            Done::Fences(fences) => {
+                // Another error is not worth another look.
+                let is_news = self.fences != fences && (self.fences.is_ok() || fences.is_ok());
+                self.fences = fences;
+                is_news
+            }
+            Done::Retired(has_changed) => {
+                if has_changed {
+                    self.fences = Err(UNREAD.to_owned());
+                }
+                has_changed
+            }
+        }
+    }
+
     /// Looks, plans and orders once. Returns whether something has changed.
     async fn beat(&mut self) -> bool {
         self.ask().await;
-        self.read_fences().await;
-        self.ask_former().await;
         let plan = plan(&View {
             list: &self.options.list,
             members: &self.seen,
@@ -98,30 +151,22 @@ impl<P: Peer> Leader<P> {
         if plan.epoch > Epoch::default() {
             self.epoch = Some(plan.epoch);
         }
-        let is_rerouted = self.publish(&plan);
+        self.publish(&plan);
+        let is_rerouted = self.teller.tell(&plan);
         let orders: BTreeMap<ShardName, Assignment> =
             plan.orders.into_iter().map(|order| (order.shard.clone(), order)).collect();
         let is_reordered = orders != self.orders;
         self.orders = orders;
-        let has_retired = self.retire(plan.retirements, plan.epoch).await;
-        is_rerouted || is_reordered || has_retired
+        self.start_chore(plan.retirements, plan.epoch);
+        is_rerouted || is_reordered
     }
 
-    /// Sends each member its order, or asks what it is where there is none.
+    /// Sends each member its order, or asks what it is where there is none: the listed ones, and holders by the word of a
+    /// fence, which may still live.
     async fn ask(&mut self) {
-        let names = self.options.list.iter().chain(self.orders.keys()).cloned().collect();
-        self.ask_these(names).await;
-    }
-
-    /// Holders by the word of a fence that are not in the list may still live.
-    async fn ask_former(&mut self) {
-        let fences = self.fences.iter().flatten().filter(|fence| !fence.slots.is_empty());
-        let is_asked = |name: &ShardName| self.options.list.contains(name) || self.orders.contains_key(name);
-        let former = fences.map(|fence| fence.shard.clone()).filter(|name| !is_asked(name)).collect();
-        self.ask_these(former).await;
-    }
-
-    async fn ask_these(&mut self, mut names: Vec<ShardName>) {
+        let former = self.fences.iter().flatten().filter(|fence| !fence.slots.is_empty()).map(|fence| &fence.shard);
+        let mut names: Vec<ShardName> =
+            self.options.list.iter().chain(self.orders.keys()).chain(former).cloned().collect();
         names.sort_unstable();
         names.dedup();
         for name in &names {
@@ -130,62 +175,62 @@ impl<P: Peer> Leader<P> {
             }
         }
         let asked = names.iter().filter_map(|name| {
-            let (peer, order) = (self.peers.get(name)?, self.orders.get(name).cloned());
+            let peer = self.peers.get(name)?;
+            let planned_for = self.seen.get(name).and_then(incarnation);
+            let order = planned_for.and_then(|life| Some((life, self.orders.get(name)?.clone())));
             Some(async move { (name.clone(), look(peer.as_ref(), order).await) })
         });
-        let answers = join_all(asked).await;
-        for (name, seen) in answers {
-            if let Err(ControlError::StaleEpoch(epoch)) = &seen.obeyed {
-                self.epoch = self.epoch.max(Some(*epoch));
-            }
-            self.seen.insert(name, seen);
+        for (name, (status, order)) in join_all(asked).await {
+            self.see(name, status, order);
         }
+        self.seen.retain(|name, _| names.binary_search(name).is_ok()); // what is not asked any more gets old
     }
 
-    /// Reads the fences through any member that can; only while the map is not settled, since it costs SQL.
-    async fn read_fences(&mut self) {
-        let live = |name: &ShardName| self.seen.get(name).is_some_and(|seen| seen.status.is_ok());
-        let all_serve = self.options.list.iter().all(|name| {
+    fn see(&mut self, name: ShardName, status: Result<MemberStatus, ControlError>, order: OrderAnswer) {
+        if let OrderAnswer::Refused(ControlError::StaleEpoch(epoch)) = &order {
+            self.epoch = self.epoch.max(Some(*epoch));
+        }
+        let before = self.seen.get(&name);
+        let misses = if status.is_ok() { 0 } else { before.map_or(0, |seen| seen.misses).saturating_add(1) };
+        let seen = Seen { status, order, misses };
+        // From now on its fence speaks for it, and may be newer than what was read.
+        if before.and_then(incarnation).is_some_and(|before| incarnation(&seen) != Some(before)) {
+            self.fences = Err(UNREAD.to_owned());
+        }
+        self.seen.insert(name, seen);
+    }
+
+    /// What waits for the tier: retirements, or else the fences are read anew, as long as the map is not settled.
+    fn start_chore(&mut self, retirements: Vec<Retirement>, epoch: Epoch) {
+        if !self.chores.is_empty() || self.is_settled() {
+            return;
+        }
+        let readers = readers(&self.options.list, &self.seen);
+        let readers: Vec<(ShardName, Arc<P>)> =
+            readers.into_iter().filter_map(|name| Some((name.clone(), Arc::clone(self.peers.get(name)?)))).collect();
+        let chore = match readers.first() {
+            Some((_, executor)) if !retirements.is_empty() => retire(Arc::clone(executor), retirements, epoch).boxed(),
+            Some(_) => read_fences(readers).boxed(),
+            None => {
+                self.fences = Err("no secondary can be reached".to_owned());
+                return;
+            }
+        };
+        self.chores.push(chore);
+    }
+
+    /// All is served, and every secondary does as it was told.
+    fn is_settled(&self) -> bool {
+        let is_done = |name: &ShardName| {
             let order = self.orders.get(name).map(|order| (&order.shard, order.epoch, &order.slots));
             let held = self.seen.get(name).and_then(|seen| seen.status.as_ref().ok()?.held.as_ref());
             order.is_some() && held.map(|held| (&held.shard, held.epoch, &held.slots)) == order
-        });
-        let is_whole = self.told.iter().all(|(_, to)| to.is_ok()) && !self.told.is_empty();
-        if all_serve && is_whole {
-            return;
-        }
-        let mut error = "no secondary can be reached".to_owned();
-        for name in self.options.list.iter().filter(|name| live(name)) {
-            let Some(peer) = self.peers.get(name) else { continue };
-            match timeout(FENCES_TIMEOUT, peer.fences()).await {
-                Ok(Ok(fences)) => {
-                    self.fences = Ok(fences);
-                    return;
-                }
-                Ok(Err(reason)) => error = reason.to_string(),
-                Err(_) => error = format!("{name} did not answer in time"),
-            }
-        }
-        self.fences = Err(error);
+        };
+        self.teller.is_whole() && self.options.list.iter().all(is_done)
     }
 
-    async fn retire(&mut self, retirements: Vec<Retirement>, epoch: Epoch) -> bool {
-        let mut has_retired = false;
-        for Retirement { fence, slots } in retirements {
-            let executor = self.options.list.iter().find(|name| self.seen.get(*name).is_some_and(|s| s.status.is_ok()));
-            let Some(peer) = executor.and_then(|name| self.peers.get(name)) else { return has_retired };
-            warn!(shard = %fence.shard, clean = fence.clean, slots = %fence.slots, "taking over the slots of a shard that is gone");
-            match timeout(FENCES_TIMEOUT, peer.retire(fence.clone(), slots, epoch)).await {
-                Ok(Ok(_)) => has_retired = true,
-                Ok(Err(error)) => warn!(shard = %fence.shard, %error, "could not take over slots; trying again"),
-                Err(_) => warn!(shard = %fence.shard, "could not take over slots in time; trying again"),
-            }
-        }
-        has_retired
-    }
-
-    /// Makes the plan's routes the router's, and logs what changed. Returns whether anything did.
-    fn publish(&mut self, plan: &Plan) -> bool {
+    /// Makes the plan's routes the router's.
+    fn publish(&mut self, plan: &Plan) {
         let mut by_slot = vec![0_u16; usize::from(SLOTS)];
         let mut targets = Vec::new();
         for route in &plan.routes {
@@ -204,40 +249,78 @@ impl<P: Peer> Leader<P> {
             targets.push(target);
         }
         self.router.set_routes(Routes { by_slot, targets });
-        self.tell(plan)
-    }
-
-    fn tell(&mut self, plan: &Plan) -> bool {
-        let routes: Vec<_> = plan
-            .routes
-            .iter()
-            .map(|route| (route.slots.clone(), route.to.as_ref().map(|(name, _)| name.clone()).map_err(Clone::clone)))
-            .collect();
-        for route in routes.iter().filter(|route| !self.told.contains(route)) {
-            match route {
-                (slots, Ok(shard)) => info!(%slots, %shard, epoch = plan.epoch.0, "serving slots"),
-                (slots, Err(reason)) => warn!(%slots, reason, "not serving slots"),
-            }
-        }
-        let has_changed = self.told != routes;
-        self.told = routes;
-        has_changed
     }
 }
 
-async fn look<P: Peer>(peer: &P, order: Option<Assignment>) -> Seen {
-    let timed_out = || ControlError::Unreachable("no answer in time".to_owned());
-    let obeyed = match order {
-        None => Ok(false),
-        Some(order) => match timeout(ASK_TIMEOUT, peer.assign(order)).await {
-            Ok(Ok(status)) => return Seen { status: Ok(status), obeyed: Ok(true) },
-            Ok(Err(error @ ControlError::Unreachable(_))) => return Seen { status: Err(error), obeyed: Ok(false) },
-            Ok(Err(error)) => Err(error),
-            Err(_) => return Seen { status: Err(timed_out()), obeyed: Ok(false) },
-        },
+/// Before the fences were read, or when what was read may be outdated.
+const UNREAD: &str = "the fences in the tier are being read";
+
+/// Gives a member its order, if there is one, and learns what it is.
+fn incarnation(seen: &Seen) -> Option<Incarnation> {
+    seen.status.as_ref().ok().map(|status| status.incarnation)
+}
+
+/// Asks what a secondary is, and gives it its order: not to another life of it than the one that was planned for, since
+/// that one may have another tier.
+async fn look<P: Peer>(
+    peer: &P,
+    order: Option<(Incarnation, Assignment)>,
+) -> (Result<MemberStatus, ControlError>, OrderAnswer) {
+    let asked = async {
+        let status = match peer.status().await {
+            Ok(status) => status,
+            Err(error) => return (Err(error), OrderAnswer::None),
+        };
+        let Some((_, order)) = order.filter(|(life, _)| *life == status.incarnation) else {
+            return (Ok(status), OrderAnswer::None);
+        };
+        match peer.assign(order).await {
+            Ok(status) => (Ok(status), OrderAnswer::Accepted),
+            Err(error @ ControlError::Unreachable(_)) => (Err(error), OrderAnswer::None),
+            Err(error) => (Ok(status), OrderAnswer::Refused(error)),
+        }
     };
-    let status = timeout(ASK_TIMEOUT, peer.status()).await.unwrap_or_else(|_| Err(timed_out()));
-    Seen { status, obeyed }
+    let silence = || (Err(ControlError::Unreachable("no answer in time".to_owned())), OrderAnswer::None);
+    timeout(ASK_TIMEOUT, asked).await.unwrap_or_else(|_| silence())
+}
+
+/// Reads the fences through the first of these that can. All are asked: so they get to know their tier.
+async fn read_fences<P: Peer>(readers: Vec<(ShardName, Arc<P>)>) -> Done {
+    let asked = readers.into_iter().map(|(name, peer)| async move {
+        match timeout(CHORE_TIMEOUT, peer.fences()).await {
+            Ok(Ok(fences)) => Ok(fences),
+            Ok(Err(error)) => Err(format!("{name}: {error}")),
+            Err(_) => Err(format!("{name} did not answer in time")),
+        }
+    });
+    let mut answers: FuturesOrdered<_> = asked.collect();
+    let mut failure = "no secondary can be reached".to_owned();
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(fences) => return Done::Fences(Ok(fences)),
+            Err(reason) => failure = reason,
+        }
+    }
+    Done::Fences(Err(failure))
+}
+
+async fn retire<P: Peer>(executor: Arc<P>, retirements: Vec<Retirement>, epoch: Epoch) -> Done {
+    let mut has_changed = false;
+    for Retirement { fence, slots } in retirements {
+        if fence.clean {
+            info!(shard = %fence.shard, slots = %fence.slots, "taking over from a shard that stopped cleanly");
+        } else {
+            warn!(shard = %fence.shard, slots = %fence.slots, "--accept-loss: taking over from a shard that did not stop \
+                cleanly; acknowledged writes that it had not spilled are lost");
+        }
+        let shard = fence.shard.clone();
+        match timeout(CHORE_TIMEOUT, executor.retire(fence, slots, epoch)).await {
+            Ok(Ok(_)) => has_changed = true,
+            Ok(Err(error)) => warn!(%shard, %error, "could not take over slots; trying again"),
+            Err(_) => warn!(%shard, "could not take over slots in time; trying again"),
+        }
+    }
+    Done::Retired(has_changed)
 }
 
 impl<P> fmt::Debug for Leader<P> {

@@ -2,6 +2,7 @@
 //! It is a [`Service`]; it must not know how shards are reached, nor what commands mean beyond their key.
 
 mod leader;
+mod teller;
 
 use std::sync::Arc;
 

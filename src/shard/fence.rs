@@ -6,7 +6,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::backoff::{Backoff, Stopped};
-use crate::cluster::{Fence, FenceToken, ShardName};
+use crate::cluster::{Assignment, Fence, FenceToken, ShardName};
+use crate::slots::SlotSet;
 use crate::tier::{SharedTier, TierError};
 
 /// Another owner holds this shard's fence, or the shard has none yet.
@@ -49,13 +50,18 @@ impl FenceKeeper {
         self.fence.lock().clone()
     }
 
-    pub fn set(&self, fence: Fence) {
-        *self.fence.lock() = Some(fence);
+    /// Takes note of a row that this process has written. The spiller and the steward both write it, and may learn of it out
+    /// of order: an older token changes nothing.
+    pub fn set(&self, row: Fence) {
+        let mut fence = self.fence.lock();
+        if fence.as_ref().is_none_or(|fence| fence.shard != row.shard || fence.token <= row.token) {
+            *fence = Some(row);
+        }
     }
 
     /// Stays without a fence and tells whoever waits in [`FenceKeeper::until_lost`], unless another token than the one that
     /// was `seen` to be gone has been claimed meanwhile.
-    fn forfeit(&self, seen: FenceToken) -> Fenced {
+    pub fn forfeit(&self, seen: FenceToken) -> Fenced {
         let mut fence = self.fence.lock();
         if fence.as_ref().is_some_and(|fence| fence.token == seen) {
             *fence = None;
@@ -108,7 +114,7 @@ impl FenceKeeper {
     pub async fn recheck(&self, tier: &SharedTier, seen: FenceToken, stop: &CancellationToken) -> Result<(), Lost> {
         let mut backoff = Backoff::new();
         loop {
-            let Some(mut mine) = self.row() else { return Err(Lost::Fenced) };
+            let Some(mine) = self.row() else { return Err(Lost::Fenced) };
             if mine.token != seen {
                 return Ok(());
             }
@@ -117,11 +123,28 @@ impl FenceKeeper {
                 let Some(row) = row.filter(|row| row.incarnation == mine.incarnation) else {
                     return Err(self.forfeit(seen).into());
                 };
-                mine.token = row.token;
-                self.set(mine);
+                self.set(row);
                 return Ok(());
             }
             backoff.wait(stop).await?;
         }
     }
+}
+
+/// Whether the slots that an assignment brings may be taken: all others have let them go, and no row speaks of a newer map,
+/// under which they may have been written already (R42). The primary sees to it; but a primary that was replaced may have
+/// sent this.
+///
+/// # Errors
+/// What is in the way.
+pub(super) fn check_others(rows: &[Fence], wanted: &Assignment, gained: &SlotSet) -> Result<(), String> {
+    for row in rows {
+        if row.epoch > wanted.epoch {
+            return Err(format!("the assignment is outdated: {} is at epoch {}", row.shard, row.epoch));
+        }
+        if row.shard != wanted.shard && !row.slots.intersection(gained).is_empty() {
+            return Err(format!("{} has not let these slots go yet", row.shard));
+        }
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::Shard;
-use crate::cluster::{Assignment, ControlError, Fence, Member, MemberState, MemberStatus, ShardName};
+use crate::cluster::{Assignment, ControlError, Fence, Incarnation, Member, MemberState, MemberStatus, ShardName};
 use crate::record::Epoch;
 use crate::slots::SlotSet;
 
@@ -56,12 +56,13 @@ impl Member for Shard {
         let row = Fence {
             shard: expected.shard.clone(),
             token: expected.token.next(),
-            // Not the old owner's: it would take the new token for its own (R20).
-            incarnation: self.steward.incarnation,
+            // Nobody's: the old owner would take the new token for its own (R20).
+            incarnation: Incarnation::default(),
             epoch,
-            slots,
             lsn: expected.lsn,
-            clean: true,
+            // What was lost of the slots that it keeps is still to be accepted.
+            clean: expected.clean || slots.is_empty(),
+            slots,
         };
         let shard = expected.shard.clone();
         let swapped = self.core.tasks.spawn_work(async move { tier.swap_fence(Some(expected.token), &row).await });
@@ -101,14 +102,18 @@ impl Shard {
         if let Some(newest) = newest.filter(|&newest| assignment.epoch < newest) {
             return Err(ControlError::StaleEpoch(newest));
         }
-        // Nothing to let go under a name that it does not bear.
-        let is_foreign = ledger.held.as_ref().is_none_or(|held| held.shard != assignment.shard);
-        if (assignment.slots.is_empty() && is_foreign) || ledger.wanted.as_ref() == Some(&assignment) {
+        if ledger.wanted.as_ref() == Some(&assignment)
+            || (assignment.slots.is_empty() && ledger.is_foreign(&assignment))
+        {
             return Ok(());
         }
+        let is_known = self.core.tier.is_some() || ledger.list == assignment.list; // or a pure cache starts anew
+        let is_done = ledger.state == MemberState::Serving && ledger.wants(&assignment) && is_known;
         ledger.wanted = Some(assignment);
-        ledger.state = MemberState::Starting("a new assignment".to_owned());
-        self.steward.wake.notify_one();
+        if !is_done {
+            ledger.state = MemberState::Starting("a new assignment".to_owned());
+            self.steward.wake.notify_one();
+        }
         Ok(())
     }
 

@@ -132,6 +132,7 @@ impl Shard {
             ledger: Arc::new(Mutex::new(Ledger {
                 wanted: None,
                 held: None,
+                list: Vec::new(),
                 state: MemberState::Unassigned,
                 tier: None,
             })),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::core::{Core, Serving};
-use super::fence::FenceKeeper;
+use super::fence::{FenceKeeper, check_others};
 use super::filter;
 use super::spiller::SetAside;
 use crate::backoff::{Backoff, Stopped};
@@ -31,9 +31,26 @@ const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Ledger {
     pub wanted: Option<Assignment>,
     pub held: Option<Holding>,
+    /// The list of secondaries under which it was given what it holds.
+    pub list: Vec<ShardName>,
     pub state: MemberState,
     /// Once it was reached.
     pub tier: Option<Prepared>,
+}
+
+impl Ledger {
+    /// Whether an assignment has the same goal as the one that is carried out.
+    pub fn wants(&self, assignment: &Assignment) -> bool {
+        let goal = |assignment: &Assignment| (assignment.shard.clone(), assignment.epoch, assignment.slots.clone());
+        self.wanted.as_ref().map(goal) == Some(goal(assignment))
+    }
+
+    /// Whether an assignment is for a name that this process does not bear, while the list still has the one it does.
+    pub fn is_foreign(&self, assignment: &Assignment) -> bool {
+        let held = self.held.as_ref().map(|held| &held.shard);
+        let name = held.or(self.wanted.as_ref().map(|wanted| &wanted.shard));
+        name.is_none_or(|name| *name != assignment.shard && assignment.list.contains(name))
+    }
 }
 
 /// See the module.
@@ -121,13 +138,15 @@ impl Steward {
         if ledger.state == MemberState::Draining {
             return;
         }
-        let is_current = ledger.wanted.as_ref() == Some(wanted);
-        ledger.state = if is_current { state } else { MemberState::Starting("a new assignment".to_owned()) };
+        ledger.state = if ledger.wants(wanted) { state } else { MemberState::Starting("a new assignment".to_owned()) };
     }
 
     async fn pursue(&self, wanted: &Assignment) -> Result<(), Obstacle> {
         if self.core.tier.is_some() && self.fence.current().is_err() {
             self.forget_everything().await;
+        }
+        if self.core.tier.is_none() {
+            self.forget_other_list(&wanted.list).await;
         }
         let held = self.ledger.lock().held.clone();
         let (held, kept) = match held {
@@ -147,7 +166,7 @@ impl Steward {
             return self.take_over(wanted).await;
         };
         self.check_strict(&self.prepare(tier).await?)?;
-        self.claim(tier, wanted).await?;
+        self.claim(tier, wanted, &gained).await?;
         if !gained.is_empty() || !lost.is_empty() {
             let (scan, stop) = self.restart_filter();
             self.bring_back_dead_letters(tier, &gained, scan).await?;
@@ -157,7 +176,7 @@ impl Steward {
         self.take_over(wanted).await
     }
 
-    /// Stops serving what is not kept, and spills it.
+    /// Stops serving what is not kept, spills it, and says so in the fence row: only then may another shard have it (R41).
     async fn let_go(&self, held: &Holding, kept: &SlotSet, wanted: &Assignment) -> Result<(), Obstacle> {
         let lost = held.slots.difference(kept);
         if lost.is_empty() {
@@ -168,8 +187,8 @@ impl Steward {
         let spilled_before = self.core.counters.spilled_rows.get();
         self.core.store.vacate(&lost);
         self.drain(&lost, &self.stop).await?;
-        if let Some(tier) = self.core.tier.as_ref().filter(|_| held.shard != wanted.shard) {
-            self.write_fence(tier, held.shard.clone(), wanted, SlotSet::empty()).await?;
+        if let Some(tier) = &self.core.tier {
+            self.write_fence(tier, held.shard.clone(), wanted, kept.clone()).await?;
         }
         // Whoever gets the slots brings the dead letters back.
         for (key, _) in self.set_aside.buried_in(&lost) {
@@ -179,7 +198,7 @@ impl Steward {
         let mut ledger = self.ledger.lock();
         ledger.held = Some(Holding { slots: kept.clone(), ..held.clone() });
         let spilled = self.core.counters.spilled_rows.get() - spilled_before;
-        info!(slots = lost.len(), spilled, epoch = wanted.epoch.0, "slots were spilled and let go");
+        info!(slots = %lost, spilled, epoch = wanted.epoch.0, "slots were spilled and let go");
         Ok(())
     }
 
@@ -236,6 +255,20 @@ impl Steward {
         let _ = self.fence.until_lost().now_or_never(); // it is known
     }
 
+    /// A pure cache that follows another list starts anew: it has no fence to tell who has had its slots, and written to them,
+    /// since it was led last.
+    async fn forget_other_list(&self, list: &[ShardName]) {
+        let held = {
+            let mut ledger = self.ledger.lock();
+            if ledger.list == list { None } else { ledger.held.take() }
+        };
+        if held.is_some() {
+            self.refuse("it is being emptied for another list of secondaries").await;
+            info!(records = self.core.store.stats().live, "another list of secondaries: forgetting what is in memory");
+            self.core.store.forget(&SlotSet::all());
+        }
+    }
+
     /// Makes the tier ready for use, once.
     pub async fn prepare(&self, tier: &SharedTier) -> Result<Prepared, TierError> {
         if let Some(prepared) = self.ledger.lock().tier.clone() {
@@ -259,26 +292,30 @@ impl Steward {
     }
 
     /// Makes the fence row of the wanted name this process's own (R20), unless that would hide a loss (R22).
-    async fn claim(&self, tier: &SharedTier, wanted: &Assignment) -> Result<(), Obstacle> {
+    async fn claim(&self, tier: &SharedTier, wanted: &Assignment, gained: &SlotSet) -> Result<(), Obstacle> {
         let is_own = self.fence.current().is_ok_and(|(shard, _)| shard == wanted.shard);
-        if !is_own {
-            let row = tier.fences().await?.into_iter().find(|row| row.shard == wanted.shard);
+        let own_row = self.fence.row().filter(|_| is_own);
+        if gained.is_empty() && own_row.is_some_and(|row| row.epoch == wanted.epoch && row.slots == wanted.slots) {
+            self.core.log.begin(wanted.epoch, Lsn(0));
+            return Ok(());
+        }
+        let rows = tier.fences().await?;
+        check_others(&rows, wanted, gained).map_err(Obstacle::Wait)?;
+        if is_own {
+            self.write_fence(tier, wanted.shard.clone(), wanted, wanted.slots.clone()).await?;
+            self.core.log.begin(wanted.epoch, Lsn(0));
+        } else {
+            let row = rows.into_iter().find(|row| row.shard == wanted.shard);
             if let Some(row) = &row {
                 self.check_loss(row, wanted)?;
             }
             self.core.log.begin(wanted.epoch, row.as_ref().map_or(Lsn(0), |row| row.lsn));
             let expected = row.as_ref().map(|row| row.token);
-            return self
-                .swap(tier, expected, self.new_row(wanted.shard.clone(), expected, wanted, &wanted.slots))
-                .await;
+            let row = self.new_row(wanted.shard.clone(), expected, wanted, &wanted.slots);
+            self.swap(tier, expected, row).await?;
         }
-        let row = self.fence.row();
-        let is_current = row.is_some_and(|row| row.epoch == wanted.epoch && row.slots == wanted.slots);
-        if !is_current {
-            self.write_fence(tier, wanted.shard.clone(), wanted, wanted.slots.clone()).await?;
-        }
-        self.core.log.begin(wanted.epoch, Lsn(0));
-        Ok(())
+        // Once more, after the own row is written: of two that claim the same slots, one at least sees the other.
+        check_others(&tier.fences().await?, wanted, gained).map_err(Obstacle::Wait)
     }
 
     /// Rewrites the own row with other slots.
@@ -289,8 +326,10 @@ impl Steward {
         wanted: &Assignment,
         slots: SlotSet,
     ) -> Result<(), Obstacle> {
-        let expected = self.fence.current().ok().map(|(_, token)| token);
-        self.swap(tier, expected, self.new_row(shard, expected, wanted, &slots)).await
+        let Ok((_, token)) = self.fence.current() else {
+            return Err(Obstacle::Wait("another owner has taken over the fence".to_owned()));
+        };
+        self.swap(tier, Some(token), self.new_row(shard, Some(token), wanted, &slots)).await
     }
 
     fn new_row(&self, shard: ShardName, expected: Option<FenceToken>, wanted: &Assignment, slots: &SlotSet) -> Fence {
@@ -318,12 +357,14 @@ impl Steward {
                     .await?
                     .into_iter()
                     .find(|other| other.shard == row.shard && other.incarnation == self.incarnation);
-                match mine {
-                    Some(mine) => self.fence.set(mine),
-                    None if self.fence.current().is_ok() => {
+                let own = self.fence.current().ok().filter(|(shard, _)| *shard == row.shard);
+                match (mine, own) {
+                    (Some(mine), _) => self.fence.set(mine),
+                    (None, Some((_, token))) => {
+                        self.fence.forfeit(token); // `run` steps down
                         return Err(Obstacle::Refuse("another owner has taken over the fence".to_owned()));
                     }
-                    None => {}
+                    (None, None) => {}
                 }
                 Err(Obstacle::Wait("the fence row has changed; reading it again".to_owned()))
             }
@@ -384,10 +425,18 @@ impl Steward {
     async fn take_over(&self, wanted: &Assignment) -> Result<(), Obstacle> {
         let reason = format!("epoch {} gives them to another shard", wanted.epoch);
         let serving = Serving::new(Some(wanted.shard.clone()), wanted.epoch, wanted.slots.clone(), reason);
+        {
+            // Whoever is told that nothing is held here must be able to rely on it: first the word, then the deed.
+            let mut ledger = self.ledger.lock();
+            if !ledger.wants(wanted) {
+                return Err(Obstacle::Wait("a new assignment".to_owned()));
+            }
+            let (shard, slots) = (wanted.shard.clone(), wanted.slots.clone());
+            ledger.held = Some(Holding { shard, epoch: wanted.epoch, slots });
+            ledger.list.clone_from(&wanted.list);
+        }
         self.core.serve(serving).await;
-        let holding = Holding { shard: wanted.shard.clone(), epoch: wanted.epoch, slots: wanted.slots.clone() };
         info!(shard = %wanted.shard, epoch = wanted.epoch.0, slots = %wanted.slots, "serving");
-        self.ledger.lock().held = Some(holding);
         Ok(())
     }
 
