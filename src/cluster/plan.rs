@@ -177,7 +177,10 @@ impl<'a> Planner<'a> {
         let held = self.held(name);
         if let Some(reason) = self.blind {
             let open = held.map_or_else(SlotSet::empty, |held| held.slots.intersection(share));
-            let reason = format!("nobody can tell who served these slots before: {reason}");
+            let mut reason = format!("nobody can tell who served these slots before: {reason}");
+            if self.status(name).is_none() {
+                reason = format!("{}; {reason}", self.unserved_reason(name));
+            }
             route(plan, share.difference(&open), Err(reason));
             return open;
         }

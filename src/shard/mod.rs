@@ -18,6 +18,7 @@ mod expirer;
 mod fence;
 mod filter;
 mod latches;
+mod ledger;
 mod loader;
 mod member;
 mod scan;
@@ -41,8 +42,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::core::{Core, Serving};
 use self::fence::FenceKeeper;
+use self::ledger::Ledger;
 use self::spiller::{SetAside, Spiller};
-use self::steward::{Ledger, Steward};
+use self::steward::Steward;
 use crate::clock::Clock;
 use crate::cluster::{Incarnation, MemberState};
 use crate::command::{Command, Reply};

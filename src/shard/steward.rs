@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::core::{Core, Serving};
 use super::fence::{FenceKeeper, check_others};
 use super::filter;
+use super::ledger::Ledger;
 use super::spiller::SetAside;
 use crate::backoff::{Backoff, Stopped};
 use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName};
@@ -26,32 +27,6 @@ use crate::tier::{Prepared, SharedTier, TierError};
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
 const LOOK: Duration = Duration::from_millis(50);
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What the shard is and what it shall be.
-pub(super) struct Ledger {
-    pub wanted: Option<Assignment>,
-    pub held: Option<Holding>,
-    /// The list of secondaries under which it was given what it holds.
-    pub list: Vec<ShardName>,
-    pub state: MemberState,
-    /// Once it was reached.
-    pub tier: Option<Prepared>,
-}
-
-impl Ledger {
-    /// Whether an assignment has the same goal as the one that is carried out.
-    pub fn wants(&self, assignment: &Assignment) -> bool {
-        let goal = |assignment: &Assignment| (assignment.shard.clone(), assignment.epoch, assignment.slots.clone());
-        self.wanted.as_ref().map(goal) == Some(goal(assignment))
-    }
-
-    /// Whether an assignment is for a name that this process does not bear, while the list still has the one it does.
-    pub fn is_foreign(&self, assignment: &Assignment) -> bool {
-        let held = self.held.as_ref().map(|held| &held.shard);
-        let name = held.or(self.wanted.as_ref().map(|wanted| &wanted.shard));
-        name.is_none_or(|name| *name != assignment.shard && assignment.list.contains(name))
-    }
-}
 
 /// See the module.
 pub(super) struct Steward {
