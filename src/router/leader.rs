@@ -236,7 +236,7 @@ impl<P: Peer> Leader<P> {
         for route in &plan.routes {
             let target = match &route.to {
                 Ok((name, epoch)) => match self.peers.get(name) {
-                    Some(peer) => Target::Shard { name: name.clone(), epoch: *epoch, peer: Arc::clone(peer) },
+                    Some(peer) => Target::Shard { epoch: *epoch, peer: Arc::clone(peer) },
                     None => Target::Nowhere { reason: format!("{name} has not been reached yet") },
                 },
                 Err(reason) => Target::Nowhere { reason: reason.clone() },

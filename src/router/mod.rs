@@ -10,7 +10,7 @@ use futures::future::join_all;
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
-use crate::cluster::{Member, ShardName};
+use crate::cluster::Member;
 use crate::command::{Command, Cursor, Reply, ShardStats};
 use crate::record::Epoch;
 use crate::service::{Batch, Error, Replies, Service};
@@ -42,7 +42,7 @@ struct Routes<P> {
 /// Where some slots go.
 #[derive(Debug)]
 enum Target<P> {
-    Shard { name: ShardName, epoch: Epoch, peer: Arc<P> },
+    Shard { epoch: Epoch, peer: Arc<P> },
     Nowhere { reason: String },
 }
 
@@ -75,7 +75,7 @@ impl<P: Peer> Router<P> {
     async fn send(&self, target: &Target<P>, commands: Vec<Command>, batch: &BatchHead) -> Replies {
         match target {
             Target::Nowhere { reason } => vec![Err(Error::Unavailable(reason.clone())); commands.len()],
-            Target::Shard { epoch, peer, .. } => {
+            Target::Shard { epoch, peer } => {
                 let mut replies = peer.execute(Batch { commands, epoch: Some(*epoch), timeout: batch.timeout }).await;
                 for reply in &mut replies {
                     if let Err(Error::WrongShard { reason, .. }) = reply {
@@ -96,7 +96,7 @@ impl<P: Peer> Router<P> {
             Command::Count => {
                 let mut sum = 0;
                 for reply in self.ask_all(routes, Command::Count, batch).await {
-                    match reply?.1 {
+                    match reply? {
                         Reply::Count(count) => sum += count,
                         other => return Err(unexpected(&other)),
                     }
@@ -107,8 +107,8 @@ impl<P: Peer> Router<P> {
                 let mut all = Vec::new();
                 for reply in self.ask_all(routes, Command::Stats, batch).await {
                     match reply {
-                        Ok((_, Reply::Stats(stats))) => all.extend(stats),
-                        Ok((_, other)) => return Err(unexpected(&other)),
+                        Ok(Reply::Stats(stats)) => all.extend(stats),
+                        Ok(other) => return Err(unexpected(&other)),
                         // A shard that is away is part of the picture.
                         Err(error) => all.push(ShardStats { shard: format!("? ({error})"), ..ShardStats::default() }),
                     }
@@ -133,19 +133,10 @@ impl<P: Peer> Router<P> {
     }
 
     /// Asks every target the same, all at once.
-    async fn ask_all(
-        &self,
-        routes: &Routes<P>,
-        command: Command,
-        batch: &BatchHead,
-    ) -> Vec<Result<(Option<ShardName>, Reply), Error>> {
+    async fn ask_all(&self, routes: &Routes<P>, command: Command, batch: &BatchHead) -> Replies {
         let asked = routes.targets.iter().map(async |target| {
-            let name = match target {
-                Target::Shard { name, .. } => Some(name.clone()),
-                Target::Nowhere { .. } => None,
-            };
             let reply = self.send(target, vec![command.clone()], batch).await.into_iter().next();
-            reply.unwrap_or_else(|| Err(short_answer())).map(|reply| (name, reply))
+            reply.unwrap_or_else(|| Err(short_answer()))
         });
         join_all(asked).await
     }
