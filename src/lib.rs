@@ -14,8 +14,9 @@ pub mod record;
 pub mod command;
 pub mod policy;
 pub mod slots;
-// Layer 3: state machines and seams, all without I/O.
+// Layer 3: state machines and seams; the journal's I/O goes through its `Disk`.
 pub mod cluster;
+pub mod journal;
 pub mod protocol;
 pub mod service;
 pub mod store;

@@ -1,10 +1,12 @@
-//! Named tasks that end on a token and can be waited for. Knows nothing of what the tasks do.
+//! Named tasks that end on a token and can be waited for, and where work that blocks is done. Knows nothing of what the
+//! tasks do.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,6 +65,27 @@ impl Tasks {
         self.token.cancel();
         self.tracker.close();
         tokio::time::timeout(timeout, self.tracker.wait()).await.is_ok()
+    }
+}
+
+/// Runs work that blocks. Production: a thread of tokio's blocking pool; a simulation runs it in place, on virtual time.
+pub trait Blocking: Send + Sync + 'static {
+    /// The work begins before this returns or soon after, and is done to its end even if the future is dropped.
+    fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
+}
+
+/// A thread of tokio's blocking pool for each piece of work.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Threads;
+
+impl Blocking for Threads {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        let handle = tokio::task::spawn_blocking(work);
+        Box::pin(async move {
+            if let Err(error) = handle.await {
+                tracing::error!(%error, "blocking work did not end");
+            }
+        })
     }
 }
 

@@ -51,6 +51,7 @@ const FENCES: &[(&str, &[&str])] = &[
         ],
     ),
     ("prometheus_client", &["metrics"]),
+    ("rustix", &["journal"]),
     ("rustyline", &["shell"]),
     ("sqlx", &["tier"]),
     ("tarpc", &["rpc", "doors"]),
