@@ -233,6 +233,14 @@ pub struct ShardStats {
     pub dead_letters: u64,
     /// Starts that accepted the loss of unspilled records.
     pub losses_accepted: u64,
+    /// Bytes of the journal now, and their bound; 0 without one.
+    pub journal_bytes: u64,
+    pub journal_bytes_max: u64,
+    /// Writes that were committed together count as one group.
+    pub journal_groups: u64,
+    pub journal_syncs: u64,
+    /// How long the last sync took, in microseconds.
+    pub journal_sync_us: u64,
 }
 
 /// An outcome, with its version: what a log carries and the tier stores (R1). Applying one never needs I/O.

@@ -1,10 +1,10 @@
 //! Where a shard's effects get their order and become durable. Proposing, committing and applying are kept apart: what is
 //! proposed belongs to the log, what is committed belongs to the store (R2).
 
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::command::Effect;
+use crate::journal::{self, AppendError, Journal, JournalError};
 use crate::record::{Epoch, Key, Lsn, Record, Timestamp, Value, Version};
 
 /// The outcome of a command before the log has given it a version.
@@ -23,6 +23,35 @@ impl Mutation {
     }
 }
 
+/// Why effects were not committed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// They never will be: the log has no room now.
+    #[error("{0}")]
+    NoRoom(String),
+    /// Nobody knows whether they are, and the log takes no more (R23).
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl From<JournalError> for LogError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Refused(reason) => Self::NoRoom(reason),
+            JournalError::Failed(reason) => Self::Broken(reason),
+        }
+    }
+}
+
+impl From<AppendError> for LogError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Full(reason) => Self::NoRoom(reason),
+            AppendError::Failed(reason) => Self::Broken(reason),
+        }
+    }
+}
+
 /// The order of a shard's effects.
 pub trait ReplicatedLog: Send + Sync + 'static {
     /// Gives an outcome its place in the log. Versions rise from call to call; the caller holds the latch of the key, so
@@ -32,27 +61,57 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     /// Whether what is proposed is committed in the same moment: then there is nothing to wait for.
     fn commits_at_once(&self) -> bool;
 
-    /// Returns once everything up to `lsn` is committed: durable at this shard's level.
-    fn commit(&self, lsn: Lsn) -> impl Future<Output = ()> + Send;
+    /// Hands over what was proposed, to be committed together. Does not wait.
+    ///
+    /// # Errors
+    /// Nothing was handed over; after [`LogError::NoRoom`] it may be tried again.
+    fn append(&self, effects: &[Effect]) -> Result<Appended, LogError>;
 
     /// The last place given out.
     fn last_lsn(&self) -> Lsn;
 }
 
-/// A shard of one member without a journal: what is in memory is committed.
+/// Effects on their way to being committed. Kept until they are applied: what is trimmed from the log waits for that.
+#[derive(Debug)]
+pub struct Appended(Option<journal::Pending>);
+
+impl Appended {
+    /// Returns once the effects are committed: durable at the shard's level.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    ///
+    /// # Cancel safety
+    /// A dropped future stops the waiting only.
+    pub async fn committed(&self) -> Result<(), LogError> {
+        let Some(pending) = &self.0 else { return Ok(()) };
+        pending.durable().await.map_err(LogError::from)
+    }
+}
+
+/// A shard of one member: an effect is committed once its journal has it; without a journal, at once.
 #[derive(Debug, Default)]
 pub struct Solo {
     epoch: AtomicU64,
     last_lsn: AtomicU64,
+    journal: Option<Journal>,
 }
 
 // Relaxed: epoch and lsn are read and written under the key's latch or while no command runs; no other memory
 // depends on them.
 impl Solo {
+    pub fn with_journal(journal: Journal) -> Self {
+        Self { journal: Some(journal), ..Self::default() }
+    }
+
     /// From now on effects belong to `epoch`, and their places lie above `lsn`.
     pub fn begin(&self, epoch: Epoch, lsn: Lsn) {
         self.epoch.store(epoch.0, Ordering::Relaxed);
         self.last_lsn.fetch_max(lsn.0, Ordering::Relaxed);
+    }
+
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
     }
 }
 
@@ -63,10 +122,13 @@ impl ReplicatedLog for Solo {
     }
 
     fn commits_at_once(&self) -> bool {
-        true
+        self.journal.is_none()
     }
 
-    async fn commit(&self, _lsn: Lsn) {}
+    fn append(&self, effects: &[Effect]) -> Result<Appended, LogError> {
+        let pending = self.journal.as_ref().map(|journal| journal.append(effects)).transpose();
+        pending.map(Appended).map_err(LogError::from)
+    }
 
     fn last_lsn(&self) -> Lsn {
         Lsn(self.last_lsn.load(Ordering::Relaxed))

@@ -19,7 +19,10 @@ fn main() -> ExitCode {
         args.log.init()?;
         let mut signals = StopSignals::listen()?;
         let secondary = Secondary::start(args.into_options().await?).await?;
-        signals.next().await;
+        tokio::select! {
+            () = signals.next() => {}
+            reason = secondary.failed() => bail!("{reason}"),
+        }
         tokio::select! {
             stopped = secondary.stop() => Ok(stopped.map(|_| ())?),
             () = signals.next() => bail!("told to stop a second time, before everything was spilled"),

@@ -7,7 +7,7 @@ use std::future::Future;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Epoch, Lsn};
+use crate::record::{Epoch, JournalId, Lsn};
 use crate::slots::SlotSet;
 
 pub use plan::{OrderAnswer, Plan, Retirement, Route, Seen, View, plan, readers};
@@ -77,6 +77,8 @@ pub struct Fence {
     pub shard: ShardName,
     pub token: FenceToken,
     pub incarnation: Incarnation,
+    /// Where the owner keeps what is not in the tier yet; zero: in memory only.
+    pub journal: JournalId,
     /// The map under which it was given its slots.
     pub epoch: Epoch,
     pub slots: SlotSet,
@@ -122,6 +124,13 @@ pub struct Holding {
     pub shard: ShardName,
     pub epoch: Epoch,
     pub slots: SlotSet,
+}
+
+impl Holding {
+    /// Whether it is all that an assignment wants.
+    pub fn is(&self, wanted: &Assignment) -> bool {
+        (&self.shard, self.epoch, &self.slots) == (&wanted.shard, wanted.epoch, &wanted.slots)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,9 +8,13 @@ use anyhow::{Context, bail};
 use clap::Parser;
 
 use super::{HostPort, LogArgs, LogFormat};
+use crate::journal::{self, Fsync};
 use crate::node::LocalOptions;
 use crate::policy::PolicyKind;
 use crate::shard::{ShardOptions, WriteMode};
+
+/// Of each journal of the cluster inside.
+const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 
 /// A shell for Overspill.
 ///
@@ -87,16 +91,17 @@ impl KvArgs {
         Ok((Target::Node(node), command.to_vec()))
     }
 
-    /// The cluster that it starts inside itself: it writes through, so that nothing is lost however it ends.
+    /// The cluster that it starts inside itself: its journals lose nothing however it ends, and its table follows soon.
     pub fn local(&self) -> LocalOptions {
         LocalOptions {
             data_dir: self.data_dir.clone(),
             secondaries: 2,
+            journal: journal::Options::new(Fsync::Always, JOURNAL_BYTES_MAX),
             shard: ShardOptions {
                 capacity: self.capacity,
                 memory_bytes_max: self.max_memory,
                 policy: PolicyKind::Lru,
-                write_mode: WriteMode::Through,
+                write_mode: WriteMode::Behind,
                 accept_loss: false,
                 strict: false,
                 drain_timeout: Duration::from_secs(60),

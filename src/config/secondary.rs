@@ -10,7 +10,8 @@ use tracing::info;
 use super::address::Credentials;
 use super::{HostPort, LogArgs, TierAddress, size};
 use crate::doors;
-use crate::node::SecondaryOptions;
+use crate::journal::{self, Fsync};
+use crate::node::{JournalOptions, SecondaryOptions, TierChoice};
 use crate::policy::PolicyKind;
 use crate::shard::{ShardOptions, WriteMode};
 use crate::tier::mysql::TlsMode;
@@ -55,9 +56,24 @@ pub struct SecondaryArgs {
     pub max_memory: usize,
 
     /// When a write reaches the tier: `spill`, when its record leaves memory (fastest); `behind`, soon after it was
-    /// acknowledged; `through`, before it is acknowledged (nothing is lost in a crash)
+    /// acknowledged; `through`, before it is acknowledged. Nothing is lost in a crash in any of them: see --fsync
     #[arg(long, env = "KV_WRITE", default_value = "spill", value_name = "MODE")]
     pub write: WriteArg,
+
+    /// Where the journal lies, which has every write until the tier has it; default ./overspill-data/PORT. Keep it on a disk of
+    /// its own machine: whoever starts this secondary again needs it
+    #[arg(long, env = "KV_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// When the journal is synced: `always`, before a write is acknowledged (nothing is lost when power is); `interval:MS`, so
+    /// many milliseconds later at most (a crash of the process loses nothing); `never`, when the operating system likes
+    #[arg(long, env = "KV_FSYNC", default_value = "always", value_name = "WHEN")]
+    pub fsync: Fsync,
+
+    /// Most bytes of the journal, as in 4GiB, at least 128MiB; beyond it, writes wait and are then refused as busy. Rule of thumb:
+    /// four times --max-memory
+    #[arg(long, env = "KV_JOURNAL_MAX", default_value = "4GiB", value_parser = size::journal, value_name = "SIZE")]
+    pub journal_max: u64,
 
     /// Address to listen on; anything but loopback opens the node to the network
     #[arg(long, env = "KV_BIND", default_value = "127.0.0.1", value_name = "HOST")]
@@ -67,8 +83,8 @@ pub struct SecondaryArgs {
     #[arg(long, env = "KV_TLS_MYSQL", value_name = "MODE")]
     pub tls_mysql: Option<TlsArg>,
 
-    /// Serve although the last run of this secondary did not stop cleanly: writes that it had acknowledged and not yet
-    /// spilled are given up. For one start only
+    /// Serve although the last run of this secondary did not stop cleanly and its journal is gone: writes that it had
+    /// acknowledged and not yet spilled are given up. For one start only
     #[arg(long, env = "KV_ACCEPT_LOSS")]
     pub accept_loss: bool,
 
@@ -134,11 +150,15 @@ impl SecondaryArgs {
     pub async fn into_options(self) -> anyhow::Result<SecondaryOptions> {
         self.primary.check_resolves("PRIMARY").await?;
         let tier = self.persistent.choose(credentials()?, self.tls_mysql.map(TlsMode::from)).await?;
+        let data_dir = self.data_dir.unwrap_or_else(|| Path::new("overspill-data").join(self.port.to_string()));
+        let options = journal::Options::new(self.fsync, self.journal_max);
+        let journal = (!matches!(tier, TierChoice::None)).then_some(JournalOptions { data_dir, options });
         info!(primary = %self.primary, "waiting for the primary to tell which slots to serve");
         Ok(SecondaryOptions {
             bind: self.bind,
             port: self.port,
             tier,
+            journal,
             shard: ShardOptions {
                 capacity: self.capacity,
                 memory_bytes_max: self.max_memory,

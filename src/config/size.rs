@@ -16,6 +16,13 @@ pub(super) fn memory(s: &str) -> Result<usize, String> {
     }
 }
 
+/// `--journal-max`.
+pub(super) fn journal(s: &str) -> Result<u64, String> {
+    const MIN: ByteSize = ByteSize::mib(128);
+    let size: ByteSize = s.parse().map_err(|_| "expected a size, as in `512MiB` or `4GiB`".to_owned())?;
+    if size < MIN { Err(format!("expected at least {MIN}")) } else { Ok(size.as_u64()) }
+}
+
 /// CAPACITY.
 pub(super) fn capacity(s: &str) -> Result<usize, String> {
     const MAX: usize = 1 << 31; // handles are 32 bits

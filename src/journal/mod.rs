@@ -122,7 +122,7 @@ pub fn open(
 }
 
 /// An open journal; clones share it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Journal {
     id: JournalId,
 }
@@ -183,6 +183,7 @@ impl Journal {
 
 /// An append that is under way. To be held until its effects are applied: a checkpoint waits for its drop.
 #[must_use]
+#[derive(Debug)]
 pub struct Pending;
 
 impl Pending {

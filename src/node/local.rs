@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::{Primary, PrimaryOptions, Secondary, SecondaryOptions, TierChoice};
+use super::{JournalOptions, Primary, PrimaryOptions, Secondary, SecondaryOptions, TierChoice};
 use crate::cluster::ShardName;
 use crate::doors;
+use crate::journal;
 use crate::shard::ShardOptions;
 
 const LOOPBACK: &str = "127.0.0.1";
@@ -18,10 +19,12 @@ const LOOK: Duration = Duration::from_millis(10);
 /// What a local cluster is started with.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
-    /// Where the SQLite file lies; created if missing.
+    /// Where the SQLite file and the journals lie; created if missing.
     pub data_dir: PathBuf,
     /// How many secondaries. A data directory keeps the number that it was made with, as a changed list would.
     pub secondaries: usize,
+    /// Of each secondary.
+    pub journal: journal::Options,
     /// Of each secondary; their seeds are made different.
     pub shard: ShardOptions,
 }
@@ -48,6 +51,10 @@ impl LocalCluster {
                 bind: LOOPBACK.to_owned(),
                 port: 0,
                 tier: TierChoice::Sqlite(file.clone()),
+                journal: Some(JournalOptions {
+                    data_dir: options.data_dir.join(format!("local-{i}")),
+                    options: options.journal,
+                }),
                 shard: ShardOptions { seed: options.shard.seed.wrapping_add(i as u64), ..options.shard.clone() },
                 door: doors::Options::default(),
             })

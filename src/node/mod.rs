@@ -19,7 +19,7 @@ use crate::tier::sqlite::SqliteTier;
 
 pub use local::{LocalCluster, LocalOptions};
 pub use primary::{Primary, PrimaryOptions};
-pub use secondary::{Secondary, SecondaryOptions};
+pub use secondary::{JournalOptions, Secondary, SecondaryOptions};
 
 /// Where evicted records go.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::cluster::ShardName;
 use crate::command::{Command, Effect, Found, Reply};
 use crate::record::{Epoch, Key, Version};
-use crate::replication::{Mutation, ReplicatedLog, Solo};
+use crate::replication::{Appended, LogError, Mutation, ReplicatedLog, Solo};
 use crate::service::Error;
 use crate::slots::{Slot, SlotSet};
 use crate::store::{Admission, Known, Lookup, Store};
@@ -81,7 +81,7 @@ impl Serving {
         }
     }
 
-    fn check_slot(&self, key: &Key) -> Result<(), Error> {
+    pub fn check_slot(&self, key: &Key) -> Result<(), Error> {
         let slot = Slot::of(key);
         if self.slots.contains(slot) {
             return Ok(());
@@ -94,11 +94,11 @@ impl Serving {
 }
 
 impl Core {
-    pub fn new(options: ShardOptions, tier: Option<SharedTier>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(options: ShardOptions, tier: Option<SharedTier>, clock: Arc<dyn Clock>, log: Solo) -> Self {
         Self {
             store: Store::new(&options.store(tier.is_some())),
             options,
-            log: Solo::default(),
+            log,
             clock,
             tier,
             tasks: Tasks::default(),
@@ -130,66 +130,18 @@ impl Core {
 
     /// Serves something else from now on. Returns when nothing runs any more that was let in before.
     pub async fn serve(&self, serving: Serving) {
-        let before = std::mem::replace(&mut *self.serving.write(), Arc::new(serving));
+        let before = self.swap_serving(serving);
         before.in_flight.close();
         before.in_flight.wait().await;
     }
 
+    /// As [`Core::serve`], without the wait.
+    pub fn swap_serving(&self, serving: Serving) -> Arc<Serving> {
+        std::mem::replace(&mut *self.serving.write(), Arc::new(serving))
+    }
+
     pub fn is_write_through(&self) -> bool {
         self.tier.is_some() && self.options.write_mode == WriteMode::Through
-    }
-
-    /// Executes a command if it needs no waiting at all; gives it back otherwise.
-    pub fn try_execute(&self, serving: &Serving, command: Command) -> Result<Result<Reply, Error>, Command> {
-        let Some(key) = command.key() else { return Err(command) };
-        if matches!(command, Command::Explain { .. }) {
-            return Err(command);
-        }
-        if let Err(error) = serving.check_slot(key) {
-            return Ok(Err(error));
-        }
-        if command.is_write() { self.try_write(command) } else { self.try_read(command) }
-    }
-
-    fn try_read(&self, command: Command) -> Result<Result<Reply, Error>, Command> {
-        let now = self.clock.now();
-        let lookup = command.key().map(|key| self.store.get(key, now));
-        let Some(Lookup::Known(known)) = lookup else { return Err(command) };
-        if known.unspilled.is_some() && self.is_write_through() {
-            return Err(command); // not acknowledged yet, so not to be seen yet
-        }
-        match known.found {
-            Some(_) => self.counters.hits.add(1),
-            None => self.counters.misses.add(1),
-        }
-        if known.found.is_none() && self.tier.is_some() {
-            self.counters.loads_avoided.add(1);
-        }
-        Ok(self.reply_read(command, known.found))
-    }
-
-    fn try_write(&self, command: Command) -> Result<Result<Reply, Error>, Command> {
-        if self.is_write_through() || !self.log.commits_at_once() {
-            return Err(command);
-        }
-        let Some(latch) = command.key().and_then(|key| self.latches.try_acquire(key)) else { return Err(command) };
-        let now = self.clock.now();
-        let current = if is_blind(&command) {
-            None
-        } else {
-            match command.key().map(|key| self.store.peek(key, now)) {
-                Some(Lookup::Known(known)) => known.found,
-                Some(Lookup::Unknown) | None => return Err(command),
-            }
-        };
-        // Room first: once proposed, an effect must be applied.
-        let Some(admission) = self.store.admit(payload_bytes(&command, current.as_ref())) else { return Err(command) };
-        let Some(Outcome { reply, mutation }) = evaluate(command, current, now) else {
-            return Ok(Err(Error::Invalid("this command is not about a key".to_owned())));
-        };
-        let version = mutation.map(|mutation| self.apply(mutation, admission));
-        drop(latch);
-        Ok(Ok(answer(reply, version)))
     }
 
     /// Executes a command on a key, waiting for latch, load, room and tier as it needs, until `deadline`.
@@ -218,7 +170,7 @@ impl Core {
         })
     }
 
-    fn reply_read(&self, command: Command, found: Option<Found>) -> Result<Reply, Error> {
+    pub fn reply_read(&self, command: Command, found: Option<Found>) -> Result<Reply, Error> {
         match evaluate(command, found, self.clock.now()) {
             Some(Outcome { reply: Answer::Reply(reply), mutation: None }) => Ok(reply),
             Some(_) | None => Err(Error::Invalid("this command is not a read of a key".to_owned())),
@@ -242,34 +194,84 @@ impl Core {
             self.wait_visible(&key, known.unspilled, deadline).await?; // a refusal tells what the key is
             return Ok(answer(reply, None));
         };
-        let version = self.commit(mutation, admission).await;
+        let version = self.commit(mutation, admission, deadline).await?;
         drop(latch);
-        if self.is_write_through() {
-            self.wait_clean(&key, version, deadline).await.map_err(|()| {
-                Error::Unknown("the tier did not confirm the write in time; it may still do".to_owned())
-            })?;
-        }
+        self.wait_through(&key, version, deadline).await?;
         Ok(answer(reply, Some(version)))
     }
 
-    /// Orders, commits and applies an outcome (R2). The caller holds the latch of its key.
-    pub async fn commit(&self, mutation: Mutation, admission: Admission) -> Version {
-        if self.log.commits_at_once() {
-            return self.apply(mutation, admission);
+    /// In write-through, waits until the tier has what was written.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if it did not confirm it until `deadline`.
+    pub async fn wait_through(&self, key: &Key, version: Version, deadline: Instant) -> Result<(), Error> {
+        if !self.is_write_through() {
+            return Ok(());
         }
-        let effect = self.log.propose(mutation);
-        self.log.commit(effect.version().lsn).await;
-        self.apply_effect(&effect, admission);
-        effect.version()
+        self.wait_clean(key, version, deadline)
+            .await
+            .map_err(|()| Error::Unknown("the tier did not confirm the write in time; it may still do".to_owned()))
     }
 
-    fn apply(&self, mutation: Mutation, admission: Admission) -> Version {
+    /// Orders, commits and applies an outcome (R2). The caller holds the latch of its key.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the log had no room until `deadline`; [`Error::Unknown`] if it broke (R23).
+    pub async fn commit(&self, mutation: Mutation, admission: Admission, deadline: Instant) -> Result<Version, Error> {
         let effect = self.log.propose(mutation);
-        self.apply_effect(&effect, admission);
-        effect.version()
+        let version = effect.version();
+        let effects = vec![effect];
+        let appended = self.log.append(&effects);
+        self.commit_all(&effects, vec![admission], appended, deadline).await.map(|()| version)
     }
 
-    pub fn apply_effect(&self, effect: &Effect, admission: Admission) {
+    /// Waits until what was appended is committed, and applies it (R2). The caller holds the latches of the keys. What the
+    /// log had no room for is appended again.
+    ///
+    /// # Errors
+    /// As [`Core::commit`]; then nothing was applied.
+    pub async fn commit_all(
+        &self,
+        effects: &[Effect],
+        admissions: Vec<Admission>,
+        appended: Result<Appended, LogError>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let committed = async {
+            let appended = match appended {
+                Err(LogError::NoRoom(_)) => self.append_waiting(effects, deadline).await?,
+                outcome => outcome?,
+            };
+            appended.committed().await.map(|()| appended)
+        };
+        // Kept until the effects are applied.
+        let _appended = committed.await.map_err(|error| match error {
+            LogError::NoRoom(reason) => {
+                self.counters.busy.add(effects.len() as u64);
+                Error::Busy(reason)
+            }
+            LogError::Broken(reason) => Error::Unknown(reason),
+        })?;
+        for (effect, admission) in effects.iter().zip(admissions) {
+            self.apply(effect, admission);
+        }
+        Ok(())
+    }
+
+    /// Waits for room in the log (R15).
+    async fn append_waiting(&self, effects: &[Effect], deadline: Instant) -> Result<Appended, LogError> {
+        loop {
+            let progress = self.progress.notified();
+            let outcome = self.log.append(effects);
+            if !matches!(outcome, Err(LogError::NoRoom(_))) || Instant::now() >= deadline {
+                return outcome;
+            }
+            let _ = timeout_at((Instant::now() + ROOM_POLL).min(deadline), progress).await; // then look again
+        }
+    }
+
+    /// Makes a committed effect visible.
+    pub fn apply(&self, effect: &Effect, admission: Admission) {
         match effect {
             Effect::Set(_) => self.counters.puts.add(1),
             Effect::Delete { .. } => self.counters.deletes.add(1),
@@ -347,7 +349,7 @@ impl Core {
     }
 }
 
-fn answer(answer: Answer, version: Option<Version>) -> Reply {
+pub(super) fn answer(answer: Answer, version: Option<Version>) -> Reply {
     match answer {
         Answer::Reply(reply) => reply,
         Answer::Stored => Reply::Stored(version.unwrap_or_default()),
@@ -355,7 +357,7 @@ fn answer(answer: Answer, version: Option<Version>) -> Reply {
 }
 
 /// At least what the outcome of a command takes: its key, and the value that it stores or keeps.
-fn payload_bytes(command: &Command, current: Option<&Found>) -> usize {
+pub(super) fn payload_bytes(command: &Command, current: Option<&Found>) -> usize {
     let key = command.key().map_or(0, |key| key.as_bytes().len());
     let stored = match command {
         Command::Put { value, .. } => value.as_bytes().len(),

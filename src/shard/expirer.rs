@@ -9,7 +9,7 @@ use tracing::debug;
 use super::core::Core;
 use crate::command::Place;
 use crate::record::{Key, is_expired};
-use crate::replication::Mutation;
+use crate::replication::{Mutation, ReplicatedLog};
 use crate::service::Error;
 use crate::slots::{SLOTS, Slot};
 use crate::tier::SharedTier;
@@ -19,6 +19,7 @@ const TICK: Duration = Duration::from_millis(100);
 const KEYS_MAX: usize = 1000;
 const PAGE_ROWS: usize = 1000;
 const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs until `stop`.
 pub(super) async fn run(core: &Core, stop: &CancellationToken) {
@@ -31,24 +32,34 @@ pub(super) async fn run(core: &Core, stop: &CancellationToken) {
             _ = tick.tick() => {}
         }
         let (_serving, _in_flight) = core.enter();
-        for key in core.store.expired(core.clock.now(), KEYS_MAX) {
-            delete_resident(core, &key).await;
-        }
+        delete_resident(core, core.store.expired(core.clock.now(), KEYS_MAX)).await;
         if let Some(tier) = &core.tier {
             walk.go_on(core, tier).await;
         }
     }
 }
 
-async fn delete_resident(core: &Core, key: &Key) {
-    let Some(_latch) = core.latches.try_acquire(key) else { return }; // next tick
+/// Deletes what has expired in memory, with one commit. What is being written now, or has no room, is left for the next tick.
+async fn delete_resident(core: &Core, keys: Vec<Key>) {
+    let (mut latches, mut effects, mut admissions) = (Vec::new(), Vec::new(), Vec::new());
     let now = core.clock.now();
-    let Some(seen) = core.store.explain(key) else { return };
-    let is_due = seen.place != Place::Deleting && is_expired(seen.expires_at, now);
-    let admission = is_due.then(|| core.store.admit(key.as_bytes().len())).flatten();
-    if let Some(admission) = admission {
-        core.commit(Mutation::Delete { key: key.clone() }, admission).await;
-        core.counters.expired.add(1);
+    for key in keys {
+        let Some(latch) = core.latches.try_acquire(&key) else { continue };
+        let seen = core.store.explain(&key);
+        let is_due = seen.is_some_and(|seen| seen.place != Place::Deleting && is_expired(seen.expires_at, now));
+        if let Some(admission) = is_due.then(|| core.store.admit(key.as_bytes().len())).flatten() {
+            effects.push(core.log.propose(Mutation::Delete { key }));
+            admissions.push(admission);
+            latches.push(latch);
+        }
+    }
+    if effects.is_empty() {
+        return;
+    }
+    let appended = core.log.append(&effects);
+    match core.commit_all(&effects, admissions, appended, Instant::now() + COMMIT_TIMEOUT).await {
+        Ok(()) => core.counters.expired.add(effects.len() as u64),
+        Err(error) => debug!(%error, "expired records are not deleted yet"),
     }
 }
 
@@ -108,7 +119,7 @@ async fn delete_row(core: &Core, key: &Key) -> Result<(), Error> {
     if known.found.is_none()
         && let Some(admission) = core.store.admit(key.as_bytes().len())
     {
-        core.commit(Mutation::Delete { key: key.clone() }, admission).await;
+        core.commit(Mutation::Delete { key: key.clone() }, admission, Instant::now() + COMMIT_TIMEOUT).await?;
         core.counters.expired.add(1);
     }
     Ok(())

@@ -58,6 +58,8 @@ impl Member for Shard {
             token: expected.token.next(),
             // Nobody's: the old owner would take the new token for its own (R20).
             incarnation: Incarnation::default(),
+            // Should the owner come back with its journal, that is still the one with what the row keeps.
+            journal: expected.journal,
             epoch,
             lsn: expected.lsn,
             // What was lost of the slots that it keeps is still to be accepted.
@@ -121,7 +123,7 @@ impl Shard {
         let ledger = self.steward.ledger.lock();
         MemberStatus {
             incarnation: self.steward.incarnation,
-            tier_id: ledger.tier.as_ref().map(|prepared| prepared.id),
+            tier_id: ledger.tier.as_ref().map(|prepared| prepared.id).or_else(|| self.steward.tenure.tier()),
             is_pure_cache: self.core.tier.is_none(),
             held: ledger.held.clone(),
             state: ledger.state.clone(),

@@ -137,6 +137,7 @@ impl Spiller<'_> {
     }
 
     async fn spill_all(&self) -> Result<(), GaveUp> {
+        self.fence.current()?; // while there is none, nothing is taken up
         loop {
             let mut effects = self.core.store.take_spill(ROWS_MAX, FLUSH_BYTES_MAX);
             if effects.is_empty() {
@@ -188,6 +189,9 @@ impl Spiller<'_> {
         self.core.counters.spilled_batches.add(1);
         for ticket in self.core.store.confirm(effects) {
             self.core.clean_waits.answer(ticket, ());
+        }
+        if let Some(journal) = self.core.log.journal() {
+            journal.confirm(effects);
         }
         self.core.progress.notify_waiters();
         Ok(())

@@ -3,6 +3,7 @@
 use super::core::Serving;
 use super::{Shard, WriteMode};
 use crate::command::{Explanation, Place, Reply, ShardStats};
+use crate::journal::Journal;
 use crate::record::Key;
 use crate::service::Error;
 use crate::slots::Slot;
@@ -49,6 +50,7 @@ impl Shard {
     pub(super) fn stats(&self, serving: &Serving) -> ShardStats {
         let (core, store) = (&self.core, self.core.store.stats());
         let counters = &core.counters;
+        let journal = core.log.journal().map(Journal::usage).unwrap_or_default();
         let write_mode = match core.options.write_mode {
             WriteMode::Spill => "spill",
             WriteMode::Behind => "behind",
@@ -90,6 +92,11 @@ impl Shard {
             busy: counters.busy.get(),
             dead_letters: counters.dead_letters.get(),
             losses_accepted: counters.losses_accepted.get(),
+            journal_bytes: journal.bytes,
+            journal_bytes_max: journal.bytes_max,
+            journal_groups: journal.groups,
+            journal_syncs: journal.syncs,
+            journal_sync_us: journal.last_sync_us,
         }
     }
 }

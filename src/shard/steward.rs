@@ -12,14 +12,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::core::{Core, Serving};
-use super::fence::{FenceKeeper, check_others};
+use super::fence::FenceKeeper;
 use super::filter;
 use super::ledger::Ledger;
 use super::spiller::SetAside;
-use crate::backoff::{Backoff, Stopped};
-use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName};
+use super::tenure::TenureKeeper;
+use super::{Stopped, UncleanStop};
+use crate::backoff::{self, Backoff};
+use crate::cluster::{Assignment, Fence, Holding, Incarnation, MemberState, ShardName};
 use crate::record::{Key, Lsn};
-use crate::replication::ReplicatedLog;
+use crate::replication::{LogError, ReplicatedLog};
 use crate::slots::SlotSet;
 use crate::store::ScanId;
 use crate::tier::{Prepared, SharedTier, TierError};
@@ -32,6 +34,7 @@ const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Steward {
     pub core: Arc<Core>,
     pub fence: Arc<FenceKeeper>,
+    pub tenure: TenureKeeper,
     pub set_aside: Arc<SetAside>,
     pub ledger: Arc<Mutex<Ledger>>,
     /// `ledger.wanted` has changed.
@@ -46,16 +49,22 @@ pub(super) struct Steward {
 }
 
 /// Why an assignment is not carried out yet.
-enum Obstacle {
+pub(super) enum Obstacle {
     /// It will be tried again.
     Wait(String),
     /// A person must act.
     Refuse(String),
 }
 
-impl From<Stopped> for Obstacle {
-    fn from(_: Stopped) -> Self {
+impl From<backoff::Stopped> for Obstacle {
+    fn from(_: backoff::Stopped) -> Self {
         Self::Wait("stopping".to_owned())
+    }
+}
+
+impl From<LogError> for Obstacle {
+    fn from(error: LogError) -> Self {
+        Self::Wait(format!("the journal: {error}"))
     }
 }
 
@@ -117,8 +126,14 @@ impl Steward {
     }
 
     async fn pursue(&self, wanted: &Assignment) -> Result<(), Obstacle> {
-        if self.core.tier.is_some() && self.fence.current().is_err() {
-            self.forget_everything().await;
+        if let Some(tier) = &self.core.tier
+            && self.fence.current().is_err()
+        {
+            if self.ledger.lock().is_unclaimed {
+                self.reclaim(tier, wanted).await?;
+            } else {
+                self.forget_everything().await?;
+            }
         }
         if self.core.tier.is_none() {
             self.forget_other_list(&wanted.list).await;
@@ -140,13 +155,17 @@ impl Steward {
             self.core.log.begin(wanted.epoch, Lsn(0));
             return self.take_over(wanted).await;
         };
-        self.check_strict(&self.prepare(tier).await?)?;
+        let prepared = self.prepare(tier).await?;
+        self.check_strict(&prepared)?;
         self.claim(tier, wanted, &gained).await?;
-        if !gained.is_empty() || !lost.is_empty() {
+        self.tenure.hold(prepared.id, wanted, &kept, self.incarnation).await?;
+        let unread = self.ledger.lock().unread.union(&gained);
+        if !unread.is_empty() || !lost.is_empty() {
             let (scan, stop) = self.restart_filter();
-            self.bring_back_dead_letters(tier, &gained, scan).await?;
+            self.bring_back_dead_letters(tier, &unread, scan).await?;
             let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
             self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
+            self.ledger.lock().unread = SlotSet::empty();
         }
         self.take_over(wanted).await
     }
@@ -163,6 +182,8 @@ impl Steward {
         self.core.store.vacate(&lost);
         self.drain(&lost, &self.stop).await?;
         if let Some(tier) = &self.core.tier {
+            // First the journal: should this process end in between, it must not serve what another one may have by then.
+            self.tenure.keep(kept).await?;
             self.write_fence(tier, held.shard.clone(), wanted, kept.clone()).await?;
         }
         // Whoever gets the slots brings the dead letters back.
@@ -199,7 +220,7 @@ impl Steward {
                 info!(left, tier_is_up = self.core.tier_is_up(), "waiting for the tier to take what leaves memory");
             }
             tokio::select! {
-                () = stop.cancelled() => return Err(Stopped.into()),
+                () = stop.cancelled() => return Err(backoff::Stopped.into()),
                 () = self.fence.until_lost() => {
                     self.fence.tell_again();
                     return Err(Obstacle::Refuse("another owner has taken over the fence".to_owned()));
@@ -217,17 +238,24 @@ impl Steward {
 
     /// Forgets what was in memory when the fence was lost: since then, others may have written those keys. Nothing is
     /// served from it any more, and nothing of it is being flushed: without a fence the spiller gives up at once.
-    async fn forget_everything(&self) {
+    pub(super) async fn forget_everything(&self) -> Result<(), Obstacle> {
         let unspilled = self.core.store.stats().unspilled;
         if unspilled > 0 {
             error!(unspilled, "forgetting records that another owner of the fence kept out of the tier");
         }
-        if self.ledger.lock().held.take().is_some() {
+        let had = {
+            let mut ledger = self.ledger.lock();
+            ledger.is_unclaimed = false;
+            ledger.held.take().is_some()
+        };
+        if had {
             self.refuse("another owner has taken over the fence of this shard").await;
         }
         self.core.store.forget(&SlotSet::all());
         self.set_aside.clear();
         let _ = self.fence.until_lost().now_or_never(); // it is known
+        self.tenure.keep(&SlotSet::empty()).await?;
+        Ok(())
     }
 
     /// A pure cache that follows another list starts anew: it has no fence to tell who has had its slots, and written to them,
@@ -259,109 +287,10 @@ impl Steward {
         Ok(prepared)
     }
 
-    fn check_strict(&self, prepared: &Prepared) -> Result<(), Obstacle> {
+    pub(super) fn check_strict(&self, prepared: &Prepared) -> Result<(), Obstacle> {
         if self.core.options.strict && !prepared.warnings.is_empty() {
             return Err(Obstacle::Refuse(format!("--strict: {}", prepared.warnings.join("; "))));
         }
-        Ok(())
-    }
-
-    /// Makes the fence row of the wanted name this process's own (R20), unless that would hide a loss (R22).
-    async fn claim(&self, tier: &SharedTier, wanted: &Assignment, gained: &SlotSet) -> Result<(), Obstacle> {
-        let is_own = self.fence.current().is_ok_and(|(shard, _)| shard == wanted.shard);
-        let own_row = self.fence.row().filter(|_| is_own);
-        if gained.is_empty() && own_row.is_some_and(|row| row.epoch == wanted.epoch && row.slots == wanted.slots) {
-            self.core.log.begin(wanted.epoch, Lsn(0));
-            return Ok(());
-        }
-        let rows = tier.fences().await?;
-        check_others(&rows, wanted, gained).map_err(Obstacle::Wait)?;
-        if is_own {
-            self.write_fence(tier, wanted.shard.clone(), wanted, wanted.slots.clone()).await?;
-            self.core.log.begin(wanted.epoch, Lsn(0));
-        } else {
-            let row = rows.into_iter().find(|row| row.shard == wanted.shard);
-            if let Some(row) = &row {
-                self.check_loss(row, wanted)?;
-            }
-            self.core.log.begin(wanted.epoch, row.as_ref().map_or(Lsn(0), |row| row.lsn));
-            let expected = row.as_ref().map(|row| row.token);
-            let row = self.new_row(wanted.shard.clone(), expected, wanted, &wanted.slots);
-            self.swap(tier, expected, row).await?;
-        }
-        // Once more, after the own row is written: of two that claim the same slots, one at least sees the other.
-        check_others(&tier.fences().await?, wanted, gained).map_err(Obstacle::Wait)
-    }
-
-    /// Rewrites the own row with other slots.
-    async fn write_fence(
-        &self,
-        tier: &SharedTier,
-        shard: ShardName,
-        wanted: &Assignment,
-        slots: SlotSet,
-    ) -> Result<(), Obstacle> {
-        let Ok((_, token)) = self.fence.current() else {
-            return Err(Obstacle::Wait("another owner has taken over the fence".to_owned()));
-        };
-        self.swap(tier, Some(token), self.new_row(shard, Some(token), wanted, &slots)).await
-    }
-
-    fn new_row(&self, shard: ShardName, expected: Option<FenceToken>, wanted: &Assignment, slots: &SlotSet) -> Fence {
-        Fence {
-            shard,
-            token: expected.unwrap_or_default().next(),
-            incarnation: self.incarnation,
-            epoch: wanted.epoch,
-            slots: slots.clone(),
-            lsn: self.core.log.last_lsn(),
-            clean: slots.is_empty() || self.core.is_write_through(),
-        }
-    }
-
-    async fn swap(&self, tier: &SharedTier, expected: Option<FenceToken>, row: Fence) -> Result<(), Obstacle> {
-        match tier.swap_fence(expected, &row).await {
-            Ok(true) => {
-                self.fence.set(row);
-                Ok(())
-            }
-            Ok(false) | Err(TierError::OutcomeUnknown(_)) => {
-                // Whose row is it now? Perhaps ours, by an update whose answer was lost.
-                let mine = tier
-                    .fences()
-                    .await?
-                    .into_iter()
-                    .find(|other| other.shard == row.shard && other.incarnation == self.incarnation);
-                let own = self.fence.current().ok().filter(|(shard, _)| *shard == row.shard);
-                match (mine, own) {
-                    (Some(mine), _) => self.fence.set(mine),
-                    (None, Some((_, token))) => {
-                        self.fence.forfeit(token); // `run` steps down
-                        return Err(Obstacle::Refuse("another owner has taken over the fence".to_owned()));
-                    }
-                    (None, None) => {}
-                }
-                Err(Obstacle::Wait("the fence row has changed; reading it again".to_owned()))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// R22: the last owner of this name did not stop cleanly, and what it had not spilled died with it.
-    fn check_loss(&self, row: &Fence, wanted: &Assignment) -> Result<(), Obstacle> {
-        if row.clean || row.slots.is_empty() || row.incarnation == self.incarnation {
-            return Ok(());
-        }
-        if !(wanted.accept_loss || self.core.options.accept_loss) {
-            return Err(Obstacle::Refuse(format!(
-                "the last secondary named {} did not stop cleanly: writes that it had acknowledged and not yet spilled \
-                 are lost, and older rows of the same keys may be in the tier. If it still runs, stop it with SIGTERM; \
-                 to serve what the tier has, start this secondary or the primary with --accept-loss",
-                row.shard
-            )));
-        }
-        self.core.counters.losses_accepted.add(1);
-        warn!(shard = %row.shard, "--accept-loss: serving what the tier has; acknowledged writes of the last run may be lost");
         Ok(())
     }
 
@@ -390,14 +319,14 @@ impl Steward {
                 let admission = room.map_err(|error| Obstacle::Wait(error.to_string()))?;
                 // As if it had a row: its deletion must go by way of the tier, where the letter is.
                 self.core.store.extend_filter(scan, [&key]);
-                self.core.apply_effect(&letter.effect, admission);
+                self.core.apply(&letter.effect, admission);
                 self.set_aside.insert(key, Some(letter.effect.version()));
             }
         }
         Ok(())
     }
 
-    async fn take_over(&self, wanted: &Assignment) -> Result<(), Obstacle> {
+    pub(super) async fn take_over(&self, wanted: &Assignment) -> Result<(), Obstacle> {
         let reason = format!("epoch {} gives them to another shard", wanted.epoch);
         let serving = Serving::new(Some(wanted.shard.clone()), wanted.epoch, wanted.slots.clone(), reason);
         {
@@ -431,36 +360,55 @@ impl Steward {
         ledger.state = MemberState::Refusing(reason.to_owned());
     }
 
-    /// Stops serving, spills everything and marks the fence clean. Returns how many records it spilled.
+    /// The journal can't be written any more: nothing is acknowledged from now on, and nothing is to be told that may be lost.
+    pub fn fail(&self, reason: &str) {
+        error!(reason, "the journal can't be written any more: stopping to serve; start again to recover");
+        self.stop.cancel();
+        self.ledger.lock().state = MemberState::Refusing(reason.to_owned());
+        let before = self.core.serving();
+        drop(self.core.swap_serving(Serving::new(before.name.clone(), before.epoch, SlotSet::empty(), reason)));
+    }
+
+    /// Stops serving, spills everything and marks the fence clean. What the tier does not take within the drain timeout stays in
+    /// the journal.
     ///
     /// # Errors
-    /// How many records are still unspilled, if the tier did not take them within the drain timeout.
-    pub async fn stop_cleanly(&self) -> Result<u64, u64> {
+    /// How many records are lost, if there is no journal.
+    pub async fn stop_cleanly(&self) -> Result<Stopped, UncleanStop> {
         self.ledger.lock().state = MemberState::Draining;
         self.stop.cancel();
         let _halted = self.running.lock().await;
         let deadline = Instant::now() + self.core.options.drain_timeout;
-        let unspilled = || self.core.store.stats().unspilled;
+        let spilled_before = self.core.counters.spilled_rows.get();
+        let stopped = |is_clean: bool| {
+            let unspilled = self.core.store.stats().unspilled;
+            let spilled = self.core.counters.spilled_rows.get() - spilled_before;
+            match self.core.log.journal() {
+                _ if is_clean => Ok(Stopped { spilled, journaled: 0 }),
+                Some(_) => Ok(Stopped { spilled, journaled: unspilled }),
+                None => Err(UncleanStop { unspilled }),
+            }
+        };
         if timeout_at(deadline, self.refuse("it is stopping")).await.is_err() {
             warn!("stopping although commands are still waiting");
-            return Err(unspilled());
+            return stopped(false);
         }
-        let Some(tier) = &self.core.tier else { return Ok(0) };
+        let Some(tier) = &self.core.tier else { return stopped(true) };
         if self.fence.current().is_err() {
-            return if unspilled() == 0 { Ok(0) } else { Err(unspilled()) };
+            return stopped(self.core.store.stats().unspilled == 0);
         }
-        let spilled_before = self.core.counters.spilled_rows.get();
-        info!(unspilled = unspilled(), "spilling what the tier does not have yet");
+        info!(unspilled = self.core.store.stats().unspilled, "spilling what the tier does not have yet");
         self.core.store.vacate(&SlotSet::all());
         let never = CancellationToken::new();
         let is_drained = matches!(timeout_at(deadline, self.drain(&SlotSet::all(), &never)).await, Ok(Ok(())));
         if !is_drained {
-            return Err(unspilled());
+            return stopped(false);
         }
-        match timeout_at(deadline, self.mark_clean(tier)).await {
-            Ok(true) => Ok(self.core.counters.spilled_rows.get() - spilled_before),
-            Ok(false) | Err(_) => Err(0),
+        // First the journal: a clean fence may be taken over by anybody.
+        if self.tenure.keep(&SlotSet::empty()).await.is_err() {
+            return stopped(false);
         }
+        stopped(timeout_at(deadline, self.mark_clean(tier)).await.unwrap_or(false))
     }
 
     async fn mark_clean(&self, tier: &SharedTier) -> bool {

@@ -125,6 +125,11 @@ fn figures(stats: &ShardStats) -> Vec<(&'static str, Figure)> {
         busy,
         dead_letters,
         losses_accepted,
+        journal_bytes,
+        journal_bytes_max,
+        journal_groups,
+        journal_syncs,
+        journal_sync_us,
     } = stats;
     vec![
         ("epoch", Count(*epoch)),
@@ -161,6 +166,11 @@ fn figures(stats: &ShardStats) -> Vec<(&'static str, Figure)> {
         ("busy", Count(*busy)),
         ("dead_letters", Count(*dead_letters)),
         ("losses_accepted", Count(*losses_accepted)),
+        ("journal_bytes", Bytes(*journal_bytes)),
+        ("journal_bytes_max", Bytes(*journal_bytes_max)),
+        ("journal_groups", Count(*journal_groups)),
+        ("journal_syncs", Count(*journal_syncs)),
+        ("journal_sync_us", Count(*journal_sync_us)),
     ]
 }
 

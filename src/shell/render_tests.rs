@@ -146,12 +146,12 @@ fn stats_have_a_column_for_each_shard() {
         both("STATS", &[Reply::Stats(vec![shard("localhost:8081", 5), shard("localhost:8082", 1_234_567)])]);
     let typed_lines: Vec<&str> = typed.lines().collect();
     for expected in [
-        "shard             localhost:8081  localhost:8082",
-        "tier_up                      yes             yes",
-        "uptime                  1h 2m 5s        1h 2m 5s",
-        "records                        5       1,234,567",
-        "memory_bytes             1.5 MiB         1.5 MiB",
-        "hit_rate                  75.0 %          75.0 %",
+        "shard              localhost:8081  localhost:8082",
+        "tier_up                       yes             yes",
+        "uptime                   1h 2m 5s        1h 2m 5s",
+        "records                         5       1,234,567",
+        "memory_bytes              1.5 MiB         1.5 MiB",
+        "hit_rate                   75.0 %          75.0 %",
     ] {
         assert!(typed_lines.contains(&expected), "{expected:?} in\n{typed}");
     }

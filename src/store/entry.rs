@@ -170,6 +170,13 @@ impl Slab {
         self.entries.len() - self.free.len()
     }
 
+    /// The entries of `len` places from `start` on, and whether there are places behind them.
+    pub fn range(&self, start: usize, len: usize) -> (impl Iterator<Item = &Entry>, bool) {
+        let end = start.saturating_add(len).min(self.entries.len());
+        let places = self.entries.get(start..end).unwrap_or_default();
+        (places.iter().flatten(), end < self.entries.len())
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (Handle, &Entry)> {
         self.entries.iter().enumerate().filter_map(|(i, entry)| Some((i as Handle, entry.as_ref()?)))
     }

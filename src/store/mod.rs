@@ -48,6 +48,9 @@ pub const MEMORY_BYTES_MIN: usize = 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX + OVERH
 /// Evicted records that wait for the tier, beyond the capacity: enough to keep flushes of 1,000 rows going.
 const BACKLOG_RECORDS_MIN: usize = 4000;
 
+/// How many entries a step of a walk looks at, under one lock.
+const WALK_ENTRIES: usize = 4096;
+
 /// How large a store may grow, and what becomes of what it evicts.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -131,6 +134,13 @@ pub struct StoreStats {
     tombstones_in_tier: u64,
 }
 
+/// Where a walk over all entries goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Walk {
+    partition: usize,
+    entry: usize,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Store {
@@ -187,6 +197,25 @@ impl Store {
         partition.apply(effect, hash, admission, &mut garbage);
         partition.has_spill()
         // The guard goes before the garbage: declared later, dropped earlier.
+    }
+
+    /// Takes in an effect that was committed in an earlier life, whether or not there is room: it was admitted then.
+    pub fn restore(&self, effect: &Effect) {
+        let admission = self.budget.admit_anyway(effect.size_bytes());
+        self.apply(effect, admission);
+    }
+
+    /// What the tier does not have yet among the next entries of memory, and where to go on; `None` at the end. What changes
+    /// meanwhile is seen as it was before or after, or twice.
+    pub fn unspilled(&self, walk: Walk) -> (Vec<Effect>, Option<Walk>) {
+        let Some(partition) = self.partitions.get(walk.partition) else { return (Vec::new(), None) };
+        let (effects, more) = partition.read().unspilled(walk.entry, WALK_ENTRIES);
+        let next = if more {
+            Walk { entry: walk.entry + WALK_ENTRIES, ..walk }
+        } else {
+            Walk { partition: walk.partition + 1, entry: 0 }
+        };
+        (effects, (next.partition < self.partitions.len()).then_some(next))
     }
 
     /// Asks to load a key that memory does not know. `ticket` is answered by whoever completes the load.

@@ -306,6 +306,11 @@ impl Partition {
         }
     }
 
+    pub fn unspilled(&self, start: usize, len: usize) -> (Vec<Effect>, bool) {
+        let (entries, more) = self.slab.range(start, len);
+        (entries.filter(|entry| entry.is_unspilled()).filter_map(|entry| entry.effect().ok()).collect(), more)
+    }
+
     pub fn expired(&self, now: Timestamp, limit: usize, keys: &mut Vec<Key>) {
         let due = self.expiries.iter().take_while(|(at, _)| *at <= now).take(limit);
         keys.extend(due.filter_map(|&(_, handle)| self.slab.get(handle)?.key().ok()));

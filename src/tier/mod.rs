@@ -26,7 +26,8 @@ use crate::slots::Slot;
 pub const ROWS_MAX: usize = 1000;
 
 /// The version of the tables that this program makes and knows.
-const SCHEMA_VERSION: u32 = 1;
+/// 2: fences tell the journal of their owner.
+const SCHEMA_VERSION: u32 = 2;
 
 /// A key that has a row, as [`Tier::scan`] sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,6 +20,7 @@ async fn secondary(port: u16, file: &Path) -> Secondary {
         bind: "127.0.0.1".to_owned(),
         port,
         tier,
+        journal: None,
         shard: options(),
         door: doors::Options::default(),
     };

@@ -126,7 +126,7 @@ impl World {
     /// As with SIGTERM. Returns how many records were spilled.
     pub async fn stop(&self, who: &str) -> u64 {
         let process = self.processes.lock().remove(&name(who)).unwrap();
-        process.shard.shutdown().await.unwrap()
+        process.shard.shutdown().await.unwrap().spilled
     }
 
     pub fn cut_off(&self, who: &str, is_cut_off: bool) {

@@ -229,7 +229,7 @@ async fn a_server_of_another_version_makes_calls_say_so() {
     };
     let (error, _open) = tokio::join!(ask(&client, get("k"), LONG), server);
     let Err(Error::Unavailable(error)) = error else { panic!("{error:?}") };
-    assert!(error.contains("version 1") && error.contains("version 7"), "{error}");
+    assert!(error.contains("version 2") && error.contains("version 7"), "{error}");
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn a_client_of_another_version_is_told_both() {
     let answer = frames.next().await.unwrap().unwrap();
     let text = String::from_utf8_lossy(&answer[8..]);
     assert_eq!(answer[..8], *b"OVSP\x01\x01\0\x02");
-    assert!(text.contains("version 1") && text.contains("version 7"), "{text}");
+    assert!(text.contains("version 2") && text.contains("version 7"), "{text}");
     assert!(within("close", frames.next()).await.is_none());
 }
 

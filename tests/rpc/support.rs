@@ -185,7 +185,7 @@ pub async fn greeted(server: &Server) -> Frames<TcpStream> {
     frames
 }
 
-/// A frame as version 1 has it: an `execute` with request number `id`.
+/// A frame as version 2 has it: an `execute` with request number `id`.
 pub fn execute(id: u64, commands: &[Command]) -> bytes::Bytes {
     // Envelope 0 = request: id, timeout in ms, no trace, method 0 = execute: epoch, timeout in ms, commands.
     let execute = (0u8, id, 20_000u32, None::<()>, 0u8, None::<Epoch>, 20_000u32, commands);

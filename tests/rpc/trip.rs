@@ -8,7 +8,7 @@ use overspill::cluster::{
 };
 use overspill::command::{Command, Condition, Cursor, Expiry, Explanation, Found, Place, Reply, ShardStats};
 use overspill::doors::{self, Door};
-use overspill::record::{Epoch, Lsn, Timestamp, Ttl, VALUE_BYTES_MAX, Value, Version};
+use overspill::record::{Epoch, JournalId, Lsn, Timestamp, Ttl, VALUE_BYTES_MAX, Value, Version};
 use overspill::service::{BATCH_BYTES_MAX, Batch, Error, Replies, Service};
 use overspill::slots::SlotSet;
 use parking_lot::Mutex;
@@ -194,6 +194,7 @@ impl CannedMember {
             shard: Self::name(),
             token: FenceToken(3),
             incarnation: Incarnation(u64::MAX),
+            journal: JournalId(9),
             epoch: Epoch(2),
             slots: SlotSet::shares(2).remove(1),
             lsn: Lsn(77),

@@ -81,7 +81,7 @@ async fn after_a_clean_stop_everything_is_there() {
     }
     let newest = rig.put("k0", "newest").await;
     rig.delete("k1").await;
-    assert!(rig.shutdown().await.unwrap() >= 9);
+    assert!(rig.shutdown().await.unwrap().spilled >= 9);
     assert!(matches!(rig.get_error("k0").await, Error::Unavailable(_)), "it has stopped");
     assert!(matches!(
         rig.one(Command::Scan { cursor: overspill::command::Cursor::START, limit: 1 }).await,

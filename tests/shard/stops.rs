@@ -13,7 +13,7 @@ use crate::rig::{Rig, Setup, put_command, until};
 const LONG: Duration = Duration::from_secs(20);
 
 async fn stop(rig: &Rig) -> Result<u64, UncleanStop> {
-    timeout(LONG, rig.shutdown()).await.expect("a stop that ends")
+    timeout(LONG, rig.shutdown()).await.expect("a stop that ends").map(|stopped| stopped.spilled)
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::mem::discriminant;
 
 use overspill::cluster::{Fence, FenceToken, Incarnation, ShardName};
 use overspill::command::Effect;
-use overspill::record::{Epoch, Key, Lsn, Record, Timestamp, Version};
+use overspill::record::{Epoch, JournalId, Key, Lsn, Record, Timestamp, Version};
 use overspill::slots::{Slot, SlotSet};
 use overspill::tier::memory::MemoryTier;
 use overspill::tier::{DeadLetter, RowKey, SharedTier, TierError};
@@ -121,6 +121,7 @@ impl Calls {
                     shard: self.shard(),
                     token: self.token(),
                     incarnation: Incarnation(self.random.random()),
+                    journal: JournalId(self.random.random()),
                     epoch: Epoch(self.random.random_range(1..9)),
                     slots: SlotSet::shares(self.random.random_range(1..9)).swap_remove(0),
                     lsn: Lsn(self.random.random_range(0..99)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use overspill::cluster::{Fence, FenceToken, Incarnation, ShardName};
 use overspill::command::Effect;
-use overspill::record::{Epoch, Key, Lsn, Record, Timestamp, Value, Version};
+use overspill::record::{Epoch, JournalId, Key, Lsn, Record, Timestamp, Value, Version};
 use overspill::slots::{Slot, SlotSet};
 use overspill::tier::memory::MemoryTier;
 use overspill::tier::mysql::{MySqlOptions, MySqlTier, TlsMode};
@@ -115,6 +115,7 @@ pub fn fence(token: u64) -> Fence {
         shard: shard(),
         token: FenceToken(token),
         incarnation: Incarnation(u64::MAX - 7),
+        journal: JournalId(u64::MAX - 8),
         epoch: Epoch(1),
         slots: SlotSet::all(),
         lsn: Lsn(0),

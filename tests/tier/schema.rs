@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use overspill::record::Timestamp;
+use overspill::cluster::Fence;
+use overspill::record::{JournalId, Timestamp};
 use overspill::tier::mysql::{MySqlOptions, MySqlTier};
 use overspill::tier::{SharedTier, TierError};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -26,7 +27,7 @@ async fn eight_nodes_prepare_at_once_and_agree_on_the_id() {
 async fn a_newer_schema_is_refused() {
     for place in real_places() {
         let tier = place.prepared().await;
-        let raise = "UPDATE overspill SET schema_version = 2";
+        let raise = "UPDATE overspill SET schema_version = 3";
         match &place {
             Place::MySql(database) => drop(database.connect().await.execute(raise).await.unwrap()),
             Place::Sqlite(folder) => drop(sqlite(folder).await.execute(raise).await.unwrap()),
@@ -34,6 +35,28 @@ async fn a_newer_schema_is_refused() {
         }
         let refused = tier.prepare().await;
         assert!(matches!(&refused, Err(TierError::Rejected(why)) if why.contains("newer")), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_schema_of_version_1_is_upgraded_and_its_fences_kept() {
+    for place in real_places() {
+        let tier = owned(&place).await;
+        let before = tier.fences().await.unwrap();
+        for downgrade in ["ALTER TABLE fences DROP COLUMN journal", "UPDATE overspill SET schema_version = 1"] {
+            match &place {
+                Place::MySql(database) => drop(database.connect().await.execute(downgrade).await.unwrap()),
+                Place::Sqlite(folder) => drop(sqlite(folder).await.execute(downgrade).await.unwrap()),
+                Place::Memory(_) => unreachable!(),
+            }
+        }
+        let tiers: Vec<_> = (0..4).map(|_| place.open()).collect();
+        for prepared in futures::future::join_all(tiers.iter().map(|tier| tier.prepare())).await {
+            prepared.unwrap();
+        }
+        let upgraded = tiers[0].fences().await.unwrap();
+        let expected: Vec<_> = before.into_iter().map(|fence| Fence { journal: JournalId(0), ..fence }).collect();
+        assert_eq!(upgraded, expected, "a fence of old tells no journal");
     }
 }
 

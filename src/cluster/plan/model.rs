@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::{Incarnation, TierId};
-use crate::record::Lsn;
+use crate::record::{JournalId, Lsn};
 use crate::slots::Slot;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -162,7 +162,7 @@ impl World {
         let token = row.map(|row| row.token).unwrap_or_default().next();
         let (epoch, slots, clean) = (wanted.epoch, wanted.slots.clone(), wanted.slots.is_empty());
         let (shard, incarnation) = (name.clone(), process.incarnation);
-        let row = Fence { shard, token, incarnation, epoch, slots, lsn: Lsn(0), clean };
+        let row = Fence { shard, token, incarnation, journal: JournalId(0), epoch, slots, lsn: Lsn(0), clean };
         self.tier.insert(name.clone(), row.clone());
         process.row = Some(row);
         Ok(())

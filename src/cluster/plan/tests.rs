@@ -1,6 +1,6 @@
 use super::*;
 use crate::cluster::{FenceToken, Incarnation, TierId};
-use crate::record::Lsn;
+use crate::record::{JournalId, Lsn};
 
 fn name(name: &str) -> ShardName {
     ShardName::new(name).unwrap()
@@ -52,7 +52,8 @@ impl Scene {
 
     fn fence(mut self, who: &str, held: &str, epoch: u64, clean: bool) -> Self {
         let (shard, slots, epoch) = (name(who), slots(held), Epoch(epoch));
-        let row = Fence { shard, token: FenceToken(7), incarnation: Incarnation(1), epoch, slots, lsn: Lsn(1), clean };
+        let (token, incarnation, journal) = (FenceToken(7), Incarnation(1), JournalId(0));
+        let row = Fence { shard, token, incarnation, journal, epoch, slots, lsn: Lsn(1), clean };
         self.fences.as_mut().unwrap().push(row);
         self
     }

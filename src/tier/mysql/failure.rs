@@ -24,6 +24,7 @@ impl From<sqlx::Error> for Failure {
 }
 
 pub(super) const DUPLICATE_KEY: u16 = 1062;
+pub(super) const DUPLICATE_COLUMN: u16 = 1060;
 /// Unknown database; and access denied to it, which is what one who may not see it is told.
 pub(super) const NO_DATABASE: [u16; 2] = [1049, 1044];
 

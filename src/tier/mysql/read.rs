@@ -11,7 +11,7 @@ use super::session::{Args, Server, Session, settle};
 use super::sql;
 use crate::cluster::{Fence, FenceToken, Incarnation, ShardName};
 use crate::command::Effect;
-use crate::record::{Epoch, Key, Lsn, Record, Timestamp, Value, Version};
+use crate::record::{Epoch, JournalId, Key, Lsn, Record, Timestamp, Value, Version};
 use crate::slots::{Slot, SlotSet};
 
 pub(super) async fn load(pool: &Pool<Server>, keys: &[Key]) -> Result<Vec<Record>, TierError> {
@@ -89,7 +89,7 @@ async fn scan_page(
 
 pub(super) async fn fences(pool: &Pool<Server>) -> Result<Vec<Fence>, TierError> {
     let mut lease = pool.lease().await?;
-    let sql = "SELECT shard, token, incarnation, epoch, slots, lsn, clean FROM fences ORDER BY shard";
+    let sql = "SELECT shard, token, incarnation, epoch, slots, lsn, clean, journal FROM fences ORDER BY shard";
     let rows = lease.connection.fetch(sql, Args::default()).await;
     settle(lease, rows.and_then(|rows| rows.iter().map(fence).collect()))
 }
@@ -130,6 +130,7 @@ fn fence(row: &MySqlRow) -> Result<Fence, Failure> {
         slots: row.try_get::<String, _>(4)?.parse::<SlotSet>().map_err(broken)?,
         lsn: Lsn(row.try_get(5)?),
         clean: row.try_get(6)?,
+        journal: JournalId(row.try_get(7)?),
     })
 }
 

@@ -6,7 +6,7 @@ use sqlx::Row;
 
 use super::super::pool::Pool;
 use super::super::{Prepared, SCHEMA_VERSION, TierError};
-use super::failure::{Failure, NO_DATABASE};
+use super::failure::{DUPLICATE_COLUMN, Failure, NO_DATABASE};
 use super::session::{Args, Server, Session, settle};
 use crate::cluster::TierId;
 use crate::record::VALUE_BYTES_MAX;
@@ -37,6 +37,7 @@ const TABLES: [&str; 4] = [
        slots MEDIUMTEXT CHARACTER SET utf8mb4 NOT NULL,
        lsn BIGINT UNSIGNED NOT NULL,
        clean BOOLEAN NOT NULL,
+       journal BIGINT UNSIGNED NOT NULL DEFAULT 0,
        PRIMARY KEY (shard)
      ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4",
     "CREATE TABLE IF NOT EXISTS dead_letters (
@@ -109,8 +110,24 @@ async fn create_and_check(session: &mut Session) -> Result<Prepared, Failure> {
         }
         create_view(session).await?;
     }
-    let id = schema_row(session).await?;
+    let (version, id) = schema_row(session).await?;
+    if version > SCHEMA_VERSION {
+        return Err(Failure::Unfit(super::super::schema_is_newer(version)));
+    }
+    if version < 2 {
+        upgrade_to_2(session).await?;
+    }
     Ok(Prepared { id, warnings })
+}
+
+/// Fences tell the journal of their owner. Several nodes may do it at once.
+async fn upgrade_to_2(session: &mut Session) -> Result<(), Failure> {
+    let add = "ALTER TABLE fences ADD COLUMN journal BIGINT UNSIGNED NOT NULL DEFAULT 0";
+    match session.execute(add).await {
+        Err(failure) if failure.code() != Some(DUPLICATE_COLUMN) => return Err(failure),
+        Ok(()) | Err(_) => {}
+    }
+    session.execute("UPDATE overspill SET schema_version = 2 WHERE schema_version = 1").await
 }
 
 async fn tables_missing(session: &mut Session) -> Result<bool, Failure> {
@@ -133,7 +150,7 @@ async fn create_view(session: &mut Session) -> Result<(), Failure> {
 }
 
 /// Of nodes that race here, one inserts its id, and all read it.
-async fn schema_row(session: &mut Session) -> Result<TierId, Failure> {
+async fn schema_row(session: &mut Session) -> Result<(u32, TierId), Failure> {
     let insert = "INSERT IGNORE INTO overspill (id, schema_version, tier_id) VALUES (1, ?, ?)";
     let select = "SELECT schema_version, tier_id FROM overspill WHERE id = 1";
     let mut rows = session.fetch(select, Args::default()).await?;
@@ -142,11 +159,7 @@ async fn schema_row(session: &mut Session) -> Result<TierId, Failure> {
         rows = session.fetch(select, Args::default()).await?;
     }
     let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-    let version: u32 = row.try_get(0)?;
-    if version > SCHEMA_VERSION {
-        return Err(Failure::Unfit(super::super::schema_is_newer(version)));
-    }
-    Ok(TierId(row.try_get(1)?))
+    Ok((row.try_get(0)?, TierId(row.try_get(1)?)))
 }
 
 /// Refuses what can't work, and returns a sentence for each setting that may lose or refuse data.

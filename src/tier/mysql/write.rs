@@ -122,18 +122,19 @@ async fn write_fence(session: &mut Session, expected: Option<FenceToken>, fence:
         .with(fence.slots.to_string())?
         .with(fence.lsn.0)?
         .with(fence.clean)?
+        .with(fence.journal.0)?
         .with(fence.shard.as_str().as_bytes())?;
     let Some(expected) = expected else {
-        let sql = "INSERT INTO fences (token, incarnation, epoch, slots, lsn, clean, shard, flushes) \
-                   VALUES (?, ?, ?, ?, ?, ?, ?, 0)";
+        let sql = "INSERT INTO fences (token, incarnation, epoch, slots, lsn, clean, journal, shard, flushes) \
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)";
         return match session.run(sql, args).await {
             Ok(_) => Ok(true),
             Err(failure) if failure.code() == Some(DUPLICATE_KEY) => Ok(false),
             Err(failure) => Err(failure.into()),
         };
     };
-    let sql = "UPDATE fences SET token = ?, incarnation = ?, epoch = ?, slots = ?, lsn = GREATEST(lsn, ?), clean = ? \
-               WHERE shard = ? AND token = ?";
+    let sql = "UPDATE fences SET token = ?, incarnation = ?, epoch = ?, slots = ?, lsn = GREATEST(lsn, ?), clean = ?, \
+               journal = ? WHERE shard = ? AND token = ?";
     Ok(session.run(sql, args.with(expected.0)?).await? == 1)
 }
 

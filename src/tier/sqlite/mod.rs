@@ -19,7 +19,7 @@ use super::pool::{Lease, Pool};
 use super::{DeadLetter, Prepared, ROWS_MAX, RowKey, Tier, TierError, TierFuture, check_rows};
 use crate::cluster::{Fence, FenceToken, Incarnation, ShardName};
 use crate::command::Effect;
-use crate::record::{Epoch, Key, Lsn, Record, Timestamp, Value, Version};
+use crate::record::{Epoch, JournalId, Key, Lsn, Record, Timestamp, Value, Version};
 use crate::slots::{Slot, SlotSet};
 use session::{Abort, Args, Failure, File, Session, commit, settle, signed};
 
@@ -168,14 +168,15 @@ async fn write_fence(session: &mut Session, expected: Option<FenceToken>, fence:
         .with(fence.slots.to_string())?
         .with(signed(fence.lsn.0)?)?
         .with(fence.clean)?
+        .with(fence.journal.0.cast_signed())?
         .with(fence.shard.as_str().as_bytes())?;
     let Some(expected) = expected else {
-        let sql = "INSERT INTO fences (token, incarnation, epoch, slots, lsn, clean, shard, flushes) \
-                   VALUES (?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT (shard) DO NOTHING";
+        let sql = "INSERT INTO fences (token, incarnation, epoch, slots, lsn, clean, journal, shard, flushes) \
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT (shard) DO NOTHING";
         return Ok(session.run(sql, args).await? == 1);
     };
-    let sql = "UPDATE fences SET token = ?, incarnation = ?, epoch = ?, slots = ?, lsn = MAX(lsn, ?), clean = ? \
-               WHERE shard = ? AND token = ?";
+    let sql = "UPDATE fences SET token = ?, incarnation = ?, epoch = ?, slots = ?, lsn = MAX(lsn, ?), clean = ?, \
+               journal = ? WHERE shard = ? AND token = ?";
     Ok(session.run(sql, args.with(expected.0.cast_signed())?).await? == 1)
 }
 
@@ -252,6 +253,7 @@ fn fence(row: &SqliteRow) -> Result<Fence, Failure> {
         slots: row.try_get::<String, _>(4)?.parse::<SlotSet>().map_err(broken)?,
         lsn: Lsn(unsigned(row, 5)?),
         clean: row.try_get(6)?,
+        journal: JournalId(row.try_get::<i64, _>(7)?.cast_unsigned()),
     })
 }
 
@@ -291,7 +293,7 @@ impl Tier for SqliteTier {
     }
 
     fn fences(&self) -> TierFuture<'_, Vec<Fence>> {
-        let sql = "SELECT shard, token, incarnation, epoch, slots, lsn, clean FROM fences ORDER BY shard";
+        let sql = "SELECT shard, token, incarnation, epoch, slots, lsn, clean, journal FROM fences ORDER BY shard";
         Box::pin(self.read(sql, Ok(Args::default()), fence))
     }
 

@@ -24,7 +24,8 @@ const CREATE: [&str; 7] = [
        epoch INTEGER NOT NULL,
        slots TEXT NOT NULL,
        lsn INTEGER NOT NULL,
-       clean BOOLEAN NOT NULL
+       clean BOOLEAN NOT NULL,
+       journal INTEGER NOT NULL DEFAULT 0
      )",
     "CREATE TABLE IF NOT EXISTS dead_letters (
        kv_key BLOB NOT NULL PRIMARY KEY,
@@ -67,6 +68,10 @@ pub(super) async fn create_and_check(session: &mut Session) -> Result<Prepared, 
     let version: u32 = row.try_get(0).map_err(Failure::Sql)?;
     if version > SCHEMA_VERSION {
         return Err(Failure::Unfit(schema_is_newer(version)).into());
+    }
+    if version < 2 {
+        session.execute("ALTER TABLE fences ADD COLUMN journal INTEGER NOT NULL DEFAULT 0").await?;
+        session.execute("UPDATE overspill SET schema_version = 2").await?;
     }
     let id: i64 = row.try_get(1).map_err(Failure::Sql)?;
     Ok(Prepared { id: TierId(id.cast_unsigned()), warnings: Vec::new() })

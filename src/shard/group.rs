@@ -1,0 +1,199 @@
+//! The commands of a batch that need not wait for each other: reads of what memory knows, answered on the spot, and writes
+//! that are proposed together, committed once and then applied. Everything here is synchronous up to the commit.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::core::{Core, Serving, answer, payload_bytes};
+use super::evaluate::{Answer, Outcome, evaluate, is_blind};
+use super::latches::Latch;
+use crate::command::{Command, Effect, Found, Reply};
+use crate::record::Key;
+use crate::replication::{Appended, LogError, ReplicatedLog};
+use crate::service::Error;
+use crate::store::{Admission, Known, Lookup};
+
+/// A command's place in its batch, and its outcome.
+pub(super) type Answered = (usize, Result<Reply, Error>);
+
+/// What became of a command that was tried without waiting.
+pub(super) enum Tried {
+    Answered(Result<Reply, Error>),
+    /// It will be answered when its group is committed.
+    Grouped,
+    /// It has to wait for a latch, room or the tier.
+    MustWait(Command),
+}
+
+/// Outcomes that are proposed and not committed. Holds the latches of their keys.
+#[derive(Default)]
+pub(super) struct Group {
+    effects: Vec<Effect>,
+    admissions: Vec<Admission>,
+    /// Beside each effect: whose it is, and what to answer.
+    answers: Vec<(usize, Answer)>,
+    /// Commands of the batch that have seen what is not committed yet.
+    followers: Vec<(usize, Reply)>,
+    /// The newest effect of a key.
+    newest: HashMap<Key, usize, RandomState>,
+    latches: Vec<Latch>,
+}
+
+impl Group {
+    pub fn is_empty(&self) -> bool {
+        self.effects.is_empty()
+    }
+
+    /// What a key will be once the group is committed, if the group changes it.
+    fn find(&self, key: &Key) -> Option<Option<Found>> {
+        if self.newest.is_empty() {
+            return None;
+        }
+        let found = match self.effects.get(*self.newest.get(key)?)? {
+            Effect::Set(record) => {
+                let (value, version, expires_at) = (record.value.clone(), record.version, record.expires_at);
+                Some(Found { value, version, expires_at })
+            }
+            Effect::Delete { .. } => None,
+        };
+        Some(found)
+    }
+
+    fn push(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
+        self.newest.insert(effect.key().clone(), self.effects.len());
+        self.effects.push(effect);
+        self.admissions.push(admission);
+        self.answers.push((place, answer));
+    }
+
+    /// Hands the effects to the log.
+    pub fn append(&self, log: &impl ReplicatedLog) -> Result<Appended, LogError> {
+        log.append(&self.effects)
+    }
+}
+
+impl Core {
+    /// Answers a command if it needs no waiting at all, or takes it into the group.
+    pub fn try_execute(&self, serving: &Serving, group: &mut Group, place: usize, command: Command) -> Tried {
+        let Some(key) = command.key() else { return Tried::MustWait(command) };
+        if matches!(command, Command::Explain { .. }) {
+            return Tried::MustWait(command);
+        }
+        if let Err(error) = serving.check_slot(key) {
+            return Tried::Answered(Err(error));
+        }
+        if command.is_write() { self.try_write(group, place, command) } else { self.try_read(group, place, command) }
+    }
+
+    fn try_read(&self, group: &mut Group, place: usize, command: Command) -> Tried {
+        let now = self.clock.now();
+        let Some(key) = command.key() else { return Tried::MustWait(command) };
+        if let Some(found) = group.find(key) {
+            if self.is_write_through() {
+                return Tried::MustWait(command); // until the tier has it
+            }
+            self.counters.hits.add(u64::from(found.is_some()));
+            self.counters.misses.add(u64::from(found.is_none()));
+            return follow(group, place, self.reply_read(command, found));
+        }
+        let Lookup::Known(known) = self.store.get(key, now) else { return Tried::MustWait(command) };
+        if known.unspilled.is_some() && self.is_write_through() {
+            return Tried::MustWait(command); // not acknowledged yet, so not to be seen yet
+        }
+        match known.found {
+            Some(_) => self.counters.hits.add(1),
+            None => self.counters.misses.add(1),
+        }
+        if known.found.is_none() && self.tier.is_some() {
+            self.counters.loads_avoided.add(1);
+        }
+        Tried::Answered(self.reply_read(command, known.found))
+    }
+
+    fn try_write(&self, group: &mut Group, place: usize, command: Command) -> Tried {
+        let Some(key) = command.key() else { return Tried::MustWait(command) };
+        let now = self.clock.now();
+        let pending = group.find(key);
+        let is_follower = pending.is_some();
+        if is_follower && self.is_write_through() {
+            return Tried::MustWait(command);
+        }
+        let latch = if is_follower { None } else { self.latches.try_acquire(key) };
+        if latch.is_none() && !is_follower {
+            return Tried::MustWait(command);
+        }
+        let known = match pending {
+            Some(found) => Known { found, unspilled: None },
+            None if is_blind(&command) => Known::default(),
+            None => match self.store.peek(key, now) {
+                Lookup::Known(known) => known,
+                Lookup::Unknown => return Tried::MustWait(command),
+            },
+        };
+        if known.unspilled.is_some() && self.is_write_through() {
+            return Tried::MustWait(command); // a refusal would tell what is not acknowledged yet
+        }
+        // Room first: once proposed, an effect must be applied.
+        let Some(admission) = self.store.admit(payload_bytes(&command, known.found.as_ref())) else {
+            return Tried::MustWait(command);
+        };
+        let Some(Outcome { reply, mutation }) = evaluate(command, known.found, now) else {
+            return Tried::Answered(Err(Error::Invalid("this command is not about a key".to_owned())));
+        };
+        let Some(mutation) = mutation else {
+            let reply = Ok(answer(reply, None));
+            return if is_follower { follow(group, place, reply) } else { Tried::Answered(reply) };
+        };
+        let effect = self.log.propose(mutation);
+        if self.log.commits_at_once() && !self.is_write_through() {
+            let version = effect.version();
+            self.apply(&effect, admission);
+            return Tried::Answered(Ok(answer(reply, Some(version))));
+        }
+        group.latches.extend(latch);
+        group.push(place, effect, admission, reply);
+        Tried::Grouped
+    }
+
+    /// Waits for the commit of a group, applies it, and gives its answers.
+    pub async fn commit_group(
+        &self,
+        group: Group,
+        appended: Result<Appended, LogError>,
+        deadline: Instant,
+    ) -> Vec<Answered> {
+        let Group { effects, admissions, answers, followers, newest: _, latches } = group;
+        let committed = self.commit_all(&effects, admissions, appended, deadline).await;
+        drop(latches);
+        if let Err(error) = committed {
+            let places = answers.iter().map(|(place, _)| *place).chain(followers.iter().map(|(place, _)| *place));
+            return places.map(|place| (place, Err(error.clone()))).collect();
+        }
+        let followers = followers.into_iter().map(|(place, reply)| (place, Ok(reply)));
+        let writes = effects.iter().zip(answers);
+        if !self.is_write_through() {
+            let writes = writes.map(|(effect, (place, reply))| (place, Ok(answer(reply, Some(effect.version())))));
+            return writes.chain(followers).collect();
+        }
+        let writes = writes.map(async |(effect, (place, reply))| {
+            let version = effect.version();
+            let through = self.wait_through(effect.key(), version, deadline).await;
+            (place, through.map(|()| answer(reply, Some(version))))
+        });
+        join_all(writes).await.into_iter().chain(followers).collect()
+    }
+}
+
+/// Answers once the group is committed what was evaluated against what is not.
+fn follow(group: &mut Group, place: usize, reply: Result<Reply, Error>) -> Tried {
+    match reply {
+        Ok(reply) => {
+            group.followers.push((place, reply));
+            Tried::Grouped
+        }
+        Err(error) => Tried::Answered(Err(error)),
+    }
+}

@@ -1,0 +1,148 @@
+//! What the journal says of the shard that it belongs to, so that a restart knows what it still holds (R22).
+//!
+//! Always written before it is relied on: slots are given up here first and then in the fence; they are gained in the fence
+//! first, and then here, before anything of them is acknowledged.
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Assignment, Fence, Holding, Incarnation, ShardName, TierId};
+use crate::command::Effect;
+use crate::journal::Journal;
+use crate::record::{Epoch, JournalId};
+use crate::replication::LogError;
+use crate::slots::{Slot, SlotSet};
+
+/// The note in the journal, as postcard.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenure {
+    pub shard: Option<ShardName>,
+    pub tier: Option<TierId>,
+    pub epoch: Epoch,
+    /// The slots that it holds, and since which epoch. Older effects of a slot belong to an earlier tenure: they have reached the
+    /// tier, and others may have written the slot since.
+    pub shares: Vec<(Epoch, SlotSet)>,
+    /// The lives of the process that may stand in the fence.
+    pub incarnations: Vec<Incarnation>,
+}
+
+impl Tenure {
+    /// What a journal's note says; nothing, if there is none.
+    ///
+    /// # Errors
+    /// If it is of a newer program.
+    pub fn decode(note: Option<&[u8]>) -> Result<Self, postcard::Error> {
+        note.map_or_else(|| Ok(Self::default()), postcard::from_bytes)
+    }
+
+    pub fn slots(&self) -> SlotSet {
+        self.shares.iter().fold(SlotSet::empty(), |all, (_, slots)| all.union(slots))
+    }
+
+    /// What is held, if anything is.
+    pub(super) fn holding(&self) -> Option<Holding> {
+        let (shard, slots) = (self.shard.clone()?, self.slots());
+        (!slots.is_empty()).then_some(Holding { shard, epoch: self.epoch, slots })
+    }
+
+    /// Whether an effect in the journal is of this tenure.
+    pub fn covers(&self, effect: &Effect) -> bool {
+        let slot = Slot::of(effect.key());
+        self.shares.iter().any(|(since, slots)| *since <= effect.version().epoch && slots.contains(slot))
+    }
+
+    fn keep(&mut self, kept: &SlotSet) {
+        for (_, slots) in &mut self.shares {
+            *slots = slots.intersection(kept);
+        }
+        self.shares.retain(|(_, slots)| !slots.is_empty());
+    }
+}
+
+/// Keeps the note up to date. Without a journal there is none.
+#[derive(Debug)]
+pub(super) struct TenureKeeper {
+    journal: Option<Journal>,
+    tenure: Mutex<Tenure>,
+    has_inherited: bool,
+}
+
+impl TenureKeeper {
+    pub fn new(journal: Option<Journal>, tenure: Tenure, has_inherited: bool) -> Self {
+        Self { journal, tenure: Mutex::new(tenure), has_inherited }
+    }
+
+    /// Zero without a journal.
+    pub fn journal_id(&self) -> JournalId {
+        self.journal.as_ref().map_or(JournalId(0), Journal::id)
+    }
+
+    /// Whether there were records in the journal that the tier did not have when the process started.
+    pub fn has_inherited(&self) -> bool {
+        self.has_inherited
+    }
+
+    /// Whether this journal is the one that served last under a fence: what the fence's owner acknowledged is in it.
+    pub fn owns(&self, row: &Fence) -> bool {
+        let is_known = |life| life == Incarnation::default() || self.tenure.lock().incarnations.contains(&life);
+        row.journal != JournalId(0) && row.journal == self.journal_id() && is_known(row.incarnation)
+    }
+
+    pub fn is_of_tier(&self, tier: TierId) -> bool {
+        self.tenure.lock().tier.is_none_or(|own| own == tier)
+    }
+
+    pub fn tier(&self) -> Option<TierId> {
+        self.tenure.lock().tier
+    }
+
+    /// This life of the process is about to stand in the fence.
+    pub async fn announce(&self, life: Incarnation) -> Result<(), LogError> {
+        let is_known = self.tenure.lock().incarnations.contains(&life);
+        if is_known {
+            return Ok(());
+        }
+        self.write(|tenure| tenure.incarnations.push(life)).await
+    }
+
+    /// The fence says that this life holds what is wanted; `kept` of it it held before.
+    pub async fn hold(
+        &self,
+        tier: TierId,
+        wanted: &Assignment,
+        kept: &SlotSet,
+        life: Incarnation,
+    ) -> Result<(), LogError> {
+        self.write(|tenure| {
+            tenure.keep(kept);
+            let gained = wanted.slots.difference(&tenure.slots());
+            if !gained.is_empty() {
+                tenure.shares.push((wanted.epoch, gained));
+            }
+            tenure.shard = Some(wanted.shard.clone());
+            tenure.tier = Some(tier);
+            tenure.epoch = wanted.epoch;
+            tenure.incarnations = vec![life];
+        })
+        .await
+    }
+
+    /// Everything but this is given up.
+    pub async fn keep(&self, kept: &SlotSet) -> Result<(), LogError> {
+        self.write(|tenure| tenure.keep(kept)).await
+    }
+
+    async fn write(&self, change: impl FnOnce(&mut Tenure)) -> Result<(), LogError> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let mut tenure = self.tenure.lock().clone();
+        change(&mut tenure);
+        if *self.tenure.lock() == tenure {
+            return Ok(());
+        }
+        let note = postcard::to_stdvec(&tenure).map_err(|error| LogError::Broken(error.to_string()))?;
+        let pending = journal.append_note(&note).map_err(LogError::from)?;
+        pending.durable().await.map_err(LogError::from)?;
+        *self.tenure.lock() = tenure;
+        Ok(())
+    }
+}
