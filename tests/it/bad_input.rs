@@ -2,13 +2,29 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::SinkExt;
+use futures::future::join_all;
+use overspill::command::Command;
+use overspill::rpc::frames::{FRAME_BYTES_MAX, Frames, STALL_MAX};
+use overspill::rpc::{Role, hello};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
+use tokio::time::timeout;
 
 use crate::support::PATIENCE;
+use crate::support::client::{Client, get};
 use crate::support::cluster::Cluster;
+use crate::support::process::Process;
+
+/// For requests as bytes.
+#[path = "../rpc/support.rs"]
+#[expect(dead_code)]
+mod rpc_support;
+
+const MIB: usize = 1 << 20;
 
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -82,5 +98,97 @@ async fn two_thousand_idle_connections_do_not_keep_others_out() {
     drop(idle);
     let late = tokio::time::timeout(Duration::from_secs(30), client.get("k1")).await.unwrap();
     assert_eq!(late.unwrap().as_deref(), Some("v"));
+    cluster.stop();
+}
+
+/// A request that costs little to send and much to answer; its name is long, so that the sockets on the way hold few of them.
+const GETS: usize = 64;
+const NAME_BYTES: usize = 900;
+const ANSWER_BYTES: u64 = (GETS * MIB) as u64;
+/// Far more of them than sockets hold and a node has in hand.
+const REQUESTS: usize = 1000;
+const DEAF: usize = 4;
+/// For the node, which answers from what it holds in memory anyway.
+const GROWTH_BYTES_MAX: u64 = 64 << 20;
+
+/// A connection that asks and never reads.
+struct Deaf {
+    frames: Frames<tokio::net::TcpStream>,
+    /// Requests that the node or the sockets on the way took.
+    taken: u64,
+}
+
+impl Deaf {
+    /// Asks until no more is taken for a while.
+    async fn ask(port: u16, gets: &[Command], check: impl Fn()) -> Self {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let mut frames = Frames::new(stream, FRAME_BYTES_MAX, 10 * STALL_MAX);
+        hello::offer(&mut frames, Role::Client, PATIENCE).await.unwrap();
+        for taken in 0..REQUESTS as u64 {
+            check();
+            match timeout(Duration::from_secs(2), frames.send(rpc_support::execute(taken, gets))).await {
+                Ok(sent) => sent.unwrap(),
+                Err(_) => return Self { frames, taken },
+            }
+        }
+        panic!("{REQUESTS} requests were taken, although no answer is");
+    }
+
+    /// Returns when the node has closed the connection. Asks on until then: requests that run out of their time make way.
+    async fn closed(mut self, gets: &[Command]) {
+        let ask_on = async { while self.frames.send(rpc_support::execute(self.taken, gets)).await.is_ok() {} };
+        timeout(PATIENCE, ask_on).await.expect("the node keeps it for ever");
+    }
+}
+
+/// Clients that ask for far more than memory holds, and do not read.
+async fn the_deaf_are_held_back_then_closed_and_cost_little(process: &Process, port: u16, client: &Client) {
+    let name = |i: usize| format!("{i:0NAME_BYTES$}");
+    for i in 0..GETS {
+        client.put(&name(i), &"v".repeat(MIB)).await.unwrap();
+    }
+    let gets: Vec<Command> = (0..GETS).map(|i| get(&name(i))).collect();
+    let before = process.resident_bytes();
+    let check = || {
+        let grown = process.resident_bytes().saturating_sub(before);
+        assert!(grown < GROWTH_BYTES_MAX, "memory grew by {} MiB", grown >> 20);
+    };
+    let deaf = join_all((0..DEAF).map(|_| Deaf::ask(port, &gets, check))).await;
+    let taken: u64 = deaf.iter().map(|deaf| deaf.taken).sum();
+    assert!(taken * ANSWER_BYTES > 100 * GROWTH_BYTES_MAX, "{taken} requests prove nothing");
+
+    let hits = client.stats().await.remove(0).hits;
+    assert!(hits < taken * GETS as u64, "more requests were carried out than a connection may have in hand");
+    let mut others = 0;
+    let mut serve_others = async || {
+        client.put("bob", &others.to_string()).await.unwrap();
+        assert_eq!(client.get("bob").await.unwrap(), Some(others.to_string()));
+        others += 1;
+        check();
+    };
+    for _ in 0..100 {
+        serve_others().await;
+    }
+    assert_eq!(client.stats().await.remove(0).hits, hits + 100, "what nobody reads is not asked for");
+    let mut closed = pin!(join_all(deaf.into_iter().map(|deaf| deaf.closed(&gets))));
+    while futures::poll!(&mut closed).is_pending() {
+        serve_others().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_from_a_secondary_is_held_back_then_closed_and_costs_little_meanwhile() {
+    let cluster = Cluster::start(1, &[]).await;
+    let (secondary, port) = (&cluster.secondaries[0], cluster.secondary_ports()[0]);
+    the_deaf_are_held_back_then_closed_and_cost_little(secondary, port, &cluster.client()).await;
+    cluster.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "fails: a primary gathers up to 32 whole answers for each connection before it sends any"]
+async fn who_does_not_read_from_a_primary_is_held_back_then_closed_and_costs_little_meanwhile() {
+    let cluster = Cluster::start(1, &[]).await;
+    the_deaf_are_held_back_then_closed_and_cost_little(&cluster.primary, cluster.port, &cluster.client()).await;
     cluster.stop();
 }

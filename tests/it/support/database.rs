@@ -21,13 +21,18 @@ impl Database {
     }
 
     pub async fn create_on(url: &str) -> Self {
-        let rest = url.split_once("://").unwrap().1;
-        let server = rest.split(['/', '?']).next().unwrap().to_owned();
         let name = format!("overspill_it_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let database = Self { server, name };
+        let database = Self { name, ..Self::of(url) };
         let mut connection = connect(&database.url_of("")).await.unwrap();
         connection.execute(format!("CREATE DATABASE {}", database.name).as_str()).await.unwrap();
         database
+    }
+
+    /// One that is there, or is still to be made.
+    pub fn of(url: &str) -> Self {
+        let rest = url.split_once("://").unwrap().1;
+        let mut parts = rest.split(['/', '?']).map(str::to_owned);
+        Self { server: parts.next().unwrap(), name: parts.next().unwrap_or_default() }
     }
 
     /// For PERSISTENT.
