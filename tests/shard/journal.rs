@@ -261,7 +261,10 @@ fn slots_that_were_let_go_do_not_come_back_from_the_journal() {
     tier.set_down(true); // so that nothing but the journal speaks
     crash_after_spawn(&setup, async |rig| {
         until("it serves", async || rig.one_within(put_command("x", "y"), 100).await.is_ok()).await;
-        assert!(matches!(rig.get_error("moves").await, Error::Unavailable(_)), "what is in the journal is of another tenure");
+        assert!(
+            matches!(rig.get_error("moves").await, Error::Unavailable(_)),
+            "what is in the journal is of another tenure"
+        );
     });
     tier.set_down(false);
     run(async {
@@ -344,7 +347,10 @@ fn through_tells_nothing_of_a_recovered_write_before_the_tier_has_it() {
         let rig = setup.spawn();
         rig.assign(&setup.assignment).await;
         rig.until_state("serving", |state| *state == MemberState::Serving).await;
-        assert!(matches!(rig.one_within(get_command("k"), 100).await, Err(Error::Unavailable(_))), "neither old nor new");
+        assert!(
+            matches!(rig.one_within(get_command("k"), 100).await, Err(Error::Unavailable(_))),
+            "neither old nor new"
+        );
         tier.release_flushes();
         assert_eq!(rig.get("k").await.as_deref(), Some("new"));
         assert_eq!(tier.row(&key("k")).unwrap().value.as_bytes(), b"new");
