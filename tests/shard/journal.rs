@@ -180,6 +180,7 @@ fn a_journal_comes_too_late_after_the_loss_was_accepted() {
         assert_eq!(rig.get("k").await.as_deref(), Some("old"));
         assert!(rig.put("k", "newer").await.lsn.0 > 1 << 32, "above every version that was lost");
         rig.shutdown().await.unwrap();
+        drop(rig);
         setup.assignment.accept_loss = false;
         setup.journal.clone_from(&own);
         let rig = setup.start().await;
@@ -370,6 +371,7 @@ fn a_stop_while_the_tier_is_away_leaves_the_rest_to_the_journal() {
         tier.set_down(true);
         let stopped = rig.shutdown().await.unwrap();
         assert_eq!((stopped.spilled, stopped.journaled), (0, 1));
+        drop(rig); // and so the lock of the directory
         tier.set_down(false);
         let rig = setup.start().await;
         assert_eq!(rig.get("k").await.as_deref(), Some("v"));
