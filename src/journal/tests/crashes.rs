@@ -255,7 +255,7 @@ async fn live(rig: &Rig, model: &mut Model, rng: &mut StdRng, fsync: Fsync) -> W
             }
             84..90 => {
                 settle(&mut waiting, model, is_always).await;
-                checkpoint(rig, model, rng).await;
+                checkpoint(rig, model, rng, is_always).await;
             }
             90..95 => sleep_ms(rng.random_range(1..300)).await,
             95 => rig.disk.set_full(true),
@@ -284,8 +284,22 @@ async fn settle(waiting: &mut Waiting, model: &mut Model, is_always: bool) {
     }
 }
 
-async fn checkpoint(rig: &Rig, model: &mut Model, rng: &mut StdRng) {
+async fn checkpoint(rig: &Rig, model: &mut Model, rng: &mut StdRng, is_always: bool) {
     let Ok(mut checkpoint) = rig.journal.begin_checkpoint(&InPlace).await else { return };
+    // What comes while it is being made may be in it too.
+    let mut waiting = Waiting::new();
+    for _ in 0..rng.random_range(0..5) {
+        let effects = model.effects(rng);
+        match rig.journal.append(&effects) {
+            Ok(pending) => {
+                model.append(&effects);
+                waiting.push((pending, effects));
+                tokio::task::yield_now().await;
+            }
+            Err(_) => model.refuse(&effects),
+        }
+    }
+    settle(&mut waiting, model, is_always).await;
     let unspilled = model.unspilled();
     for effects in unspilled.chunks(3) {
         if checkpoint.write(effects).is_err() {

@@ -47,28 +47,32 @@ fn corrupt(disk: &MemoryDisk) -> (String, u64, String) {
 
 #[tokio::test(start_paused = true)]
 async fn group_of_another_journal_segment_or_place_never_counts() {
-    let disk = two_segments(ID).await;
-    let segment = without_mark(&disk, SEGMENT_2);
-    let frame = segment[FIRST_FRAME..].to_vec();
-    // What would be the next group at the very place, if it were not for one thing.
-    let other_journal = two_segments(JournalId(7)).await;
-    let same_place = |disk: &MemoryDisk, file: &str| without_mark(disk, file)[FIRST_FRAME..].to_vec();
-    for (what, wrong) in [
-        ("another journal", same_place(&other_journal, SEGMENT_2)),
-        ("another segment", same_place(&two_segments(ID).await, SEGMENT_1)),
-    ] {
-        let mut bytes = segment.clone();
-        bytes.splice(FIRST_FRAME.., wrong);
+    // Group 2 at the very place, if it were not for one thing.
+    let other_journal = without_mark(&two_segments(JournalId(7)).await, SEGMENT_2);
+    let rig = Rig::new(&two_segments(ID).await, options(Fsync::Always));
+    rig.write(&[set("b", 3, "x")]).await;
+    let other_place = without_mark(&rig.disk, "segment-0000000000000003.log");
+    let rig = Rig::new(&MemoryDisk::new(), options(Fsync::Always));
+    rig.write(&[set("a", 1, "x")]).await;
+    drop(rig.journal.begin_checkpoint(&InPlace).await.unwrap());
+    drop(rig.journal.begin_checkpoint(&InPlace).await.unwrap());
+    rig.write(&[set("b", 2, "x")]).await;
+    let other_segment = without_mark(&rig.disk, "segment-0000000000000003.log");
+    for (what, wrong) in [("another journal", other_journal), ("another segment", other_segment)] {
         let disk = two_segments(ID).await;
+        let mut bytes = disk.bytes(SEGMENT_2).unwrap();
+        bytes.truncate(FIRST_FRAME);
+        bytes.extend(&wrong[FIRST_FRAME..]);
         disk.plant(SEGMENT_2, &bytes);
         assert_eq!(recover(&disk).unwrap().effects, [set("key 1", 1, "value")], "{what}");
     }
-    // Another place, in the middle of a value that a crash tore.
-    let mut bytes = segment[..FIRST_FRAME].to_vec();
-    bytes.extend([&[7; 64], &frame[..]].concat());
+    // In the middle of a value that a crash tore, and it says that group 2 was durable.
+    let disk = two_segments(ID).await;
+    let mut bytes = disk.bytes(SEGMENT_2).unwrap();
+    bytes.truncate(FIRST_FRAME);
+    bytes.extend([&[7; 64], &other_place[FIRST_FRAME..]].concat());
     disk.plant(SEGMENT_2, &bytes);
-    let report = check(&disk.attach(), &mut |_| {}).unwrap();
-    let torn = report.torn.unwrap();
+    let torn = check(&disk.attach(), &mut |_| {}).unwrap().torn.unwrap();
     assert!(torn.0.offset == FIRST_FRAME as u64 && torn.1 > 64 + 40, "{torn:?}");
     assert_eq!(recover(&disk).unwrap().effects, [set("key 1", 1, "value")]);
 }
