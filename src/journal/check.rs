@@ -1,5 +1,7 @@
 //! `kv check`: reads a journal and tells all that is to be said of it, corruption included.
 
+use std::io;
+
 use super::examine::examine;
 use super::{Disk, OpenError, Progress, take_lock};
 use crate::record::{JournalId, Version};
@@ -40,7 +42,12 @@ pub struct Report {
 /// # Errors
 /// If the directory can't be listed, or a process has it open. Whatever is wrong with the files is in the report.
 pub fn check(disk: &dyn Disk, progress: &mut dyn FnMut(Progress)) -> Result<Report, OpenError> {
-    let _lock = take_lock(disk)?;
+    let _lock = match take_lock(disk) {
+        Ok(lock) => Some(lock),
+        // A copy, or another user's: nothing can be locked there.
+        Err(OpenError::Io { error, .. }) if is_read_only(&error) => None,
+        Err(error) => return Err(error),
+    };
     let mut examined = examine(disk, progress)?;
     if let Some((file, what)) = examined.newer.take() {
         examined.problems.push(Problem { file, offset: 0, what: format!("{what}: use a newer program") });
@@ -65,4 +72,8 @@ pub fn check(disk: &dyn Disk, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         torn,
         problems: examined.problems,
     })
+}
+
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }

@@ -294,7 +294,9 @@ impl Reader<'_> {
         let scanned = scan(window, header.id, header.seq, &mut |seen| {
             read.done += seen.payload.len() as u64;
             read.tell(false);
-            while uncovered.pop_front_if(|(seq, _)| *seq <= seen.header.durable).is_some() {}
+            while uncovered.front().is_some_and(|(seq, _)| *seq <= seen.header.durable) {
+                uncovered.pop_front();
+            }
             if seen.is_behind_damage {
                 return Ok(());
             }

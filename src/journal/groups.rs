@@ -172,7 +172,7 @@ impl State {
     pub(super) fn full(&mut self) -> String {
         self.was_full = true;
         format!(
-            "the journal is full: it holds {} of at most {} bytes (--journal-max) that the tier does not have",
+            "the journal is full: {} of {} bytes (--journal-max) are used, and the tier does not have what they hold",
             self.files_bytes + self.buffered_bytes,
             self.bytes_max
         )

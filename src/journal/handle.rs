@@ -292,11 +292,12 @@ impl Shared {
         Ok(Pending { outcome, _era: era })
     }
 
-    /// Tells whoever waits for it when a checkpoint becomes worth it, or has ceased to be.
+    /// Tells whoever waits for it when a checkpoint becomes worth it, or has ceased to be. Under the lock, so that the latest
+    /// word stays.
     fn look_at_checkpoint(&self, state: parking_lot::MutexGuard<'_, State>) {
         let wanted = state.wants_checkpoint();
-        drop(state);
         self.checkpoint_wanted.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
+        drop(state);
     }
 
     /// Nothing is written any more (R23).

@@ -1,6 +1,6 @@
 //! A disk in memory, for tests and simulation: loses what was not synced, tears, fails and rots as it is told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -218,6 +218,16 @@ impl State {
         self.inodes.get_mut(inode).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// Frees what no name leads to any more.
+    fn forget_removed(&mut self) {
+        let named: BTreeSet<usize> = self.names.values().copied().collect();
+        for (i, inode) in self.inodes.iter_mut().enumerate() {
+            if !named.contains(&i) {
+                *inode = Inode::default();
+            }
+        }
+    }
+
     fn change_names(&mut self, change: NameChange) {
         change.apply(&mut self.names);
         self.unsynced_names.push(change);
@@ -346,6 +356,7 @@ impl Disk for MemoryDisk {
             }
             state.unsynced_names.clear();
             state.durable_names.clone_from(&state.names);
+            state.forget_removed();
             Ok(())
         })
     }

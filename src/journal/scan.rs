@@ -7,6 +7,7 @@ use super::disk::DiskFile;
 use super::format::{ALIGNMENT, FILE_HEADER_BYTES, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FileId, FrameHeader};
 
 const WINDOW_BYTES: usize = 1024 * 1024;
+const BLOCK_BYTES: usize = 512;
 
 /// A file through a window that moves forward.
 pub(super) struct Window<'a> {
@@ -57,8 +58,13 @@ impl<'a> Window<'a> {
         while offset < self.len {
             let count = ((self.len - offset) as usize).min(WINDOW_BYTES / 2);
             let part = self.get(offset, count)?.unwrap_or_default();
-            if let Some(at) = part.iter().position(|byte| *byte != 0) {
-                return Ok(Some(offset + at as u64));
+            // By blocks that are looked at as a whole: there may be a whole segment of zeros.
+            let blocks = part.chunks(BLOCK_BYTES);
+            let zeros =
+                blocks.take_while(|block| block.iter().fold(0, |all, byte| all | byte) == 0).count() * BLOCK_BYTES;
+            let rest = part.get(zeros..).unwrap_or_default();
+            if let Some(at) = rest.iter().position(|byte| *byte != 0) {
+                return Ok(Some(offset + (zeros + at) as u64));
             }
             offset += count as u64;
         }

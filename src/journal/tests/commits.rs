@@ -2,6 +2,8 @@
 
 use std::io::ErrorKind;
 
+use rand::SeedableRng;
+
 use super::*;
 use crate::journal::{AppendError, JournalError, check};
 
@@ -200,7 +202,7 @@ async fn full_journal_refuses_effects_with_the_flag_to_turn_and_takes_notes() {
             Err(error) => panic!("{error}"),
         }
     };
-    assert!(reason.contains("of at most 40000 bytes (--journal-max)"), "{reason}");
+    assert!(reason.contains("of 40000 bytes (--journal-max) are used"), "{reason}");
     assert!(rig.journal.usage().bytes <= 40_000);
     rig.journal.append_note(b"note").unwrap().durable().await.unwrap();
     rig.journal.until_checkpoint_wanted().await;
@@ -343,5 +345,22 @@ async fn failed_sync_of_a_checkpoint_poisons_and_loses_nothing() {
         let disk = rig.kill().await;
         let (_, recovered) = open_with(&disk, options(Fsync::Always)).unwrap();
         assert_eq!(recovered.effects, [set("a", 1, "x")]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn name_that_was_not_durable_is_made_so_before_what_it_replaces_goes() {
+    for seed in 0..40 {
+        let rng = &mut rand::rngs::StdRng::seed_from_u64(seed);
+        let rig = Rig::new(&MemoryDisk::new(), options(Fsync::Always));
+        rig.write(&[set("a", 1, "x")]).await;
+        let mut checkpoint = rig.journal.begin_checkpoint(&InPlace).await.unwrap();
+        checkpoint.write(&[set("a", 1, "x")]).unwrap();
+        rig.disk.fail_next_sync_dir();
+        assert!(checkpoint.finish().is_err());
+        let disk = rig.kill().await;
+        assert_eq!(open_with(&disk, options(Fsync::Always)).unwrap().1.effects, [set("a", 1, "x")]);
+        disk.crash(rng);
+        assert_eq!(open_with(&disk, options(Fsync::Always)).unwrap().1.effects, [set("a", 1, "x")], "seed {seed}");
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
+use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -27,6 +28,7 @@ struct Model {
     last: Option<Version>,
     notes: Vec<Vec<u8>>,
     note_promised: usize,
+    note_hoped: usize,
 }
 
 impl Model {
@@ -64,7 +66,7 @@ impl Model {
             let place = self.promised.entry(key).or_default();
             *place = version.max(*place);
         }
-        self.note_promised = self.note_promised.max(self.notes.len());
+        self.note_promised = self.note_promised.max(self.note_hoped);
     }
 
     /// The newest of each key that the tier does not have.
@@ -108,7 +110,7 @@ impl Model {
         assert!(note >= self.note_promised, "note {note}, and {} was promised", self.note_promised);
 
         self.last = recovered.last;
-        self.note_promised = note;
+        (self.note_promised, self.note_hoped) = (note, note);
         self.notes.truncate(note);
         self.possible = recovered.effects.iter().map(|effect| (effect.version(), effect.clone())).collect();
         self.promised = found.iter().map(|(key, effect)| (key.clone(), effect.version())).collect();
@@ -147,11 +149,13 @@ async fn random_lives(seed: u64) {
             1 => End::Kill,
             _ => End::PowerLoss,
         };
-        live(&rig, &mut model, rng, fsync).await;
-        let has_failed = rig.journal.usage().is_failed;
+        let waiting = live(&rig, &mut model, rng, fsync).await;
         match end {
             End::Stop => {
+                let journal = rig.journal.clone();
                 drop(rig.stop().await);
+                let has_failed = journal.usage().is_failed;
+                last_answers(&waiting, &mut model, fsync);
                 if !has_failed {
                     model.keep_hopes();
                 }
@@ -161,14 +165,17 @@ async fn random_lives(seed: u64) {
             }
             End::Kill => {
                 rig.kill().await;
+                last_answers(&waiting, &mut model, fsync);
                 // After a failed sync it was told so, and what was acknowledged before is there.
                 model.keep_hopes();
             }
             End::PowerLoss => {
                 rig.kill().await;
+                last_answers(&waiting, &mut model, fsync);
                 disk.crash(rng);
             }
         }
+        drop(waiting);
         disk.heal();
         let report = check(&disk.attach(), &mut |_| {}).unwrap();
         assert_eq!(report.problems, [], "corrupt without rot");
@@ -178,19 +185,36 @@ async fn random_lives(seed: u64) {
                 disk.fail_next_sync();
             }
             let opened = open_with(&disk, options);
-            // Nobody has seen what it read, and another start may read less only if power is lost.
-            if let Ok((_, recovered)) = opened {
-                model.check(&recovered);
-            }
             disk.heal();
-            disk.crash(rng);
+            match opened {
+                Ok((_, recovered)) => {
+                    model.check(&recovered);
+                    disk.crash(rng);
+                }
+                // What a kill left in the page cache is promised only as long as power stays.
+                Err(_) if end == End::Kill && fsync != Fsync::Always => disk.kill(),
+                Err(_) => disk.crash(rng),
+            }
         }
     }
 }
 
-async fn live(rig: &Rig, model: &mut Model, rng: &mut StdRng, fsync: Fsync) {
+type Waiting = Vec<(Pending, Vec<Effect>)>;
+
+/// What was answered though nobody waited for it.
+fn last_answers(waiting: &Waiting, model: &mut Model, fsync: Fsync) {
+    for (pending, effects) in waiting {
+        match pending.durable().now_or_never() {
+            Some(Ok(())) => model.promise(effects, fsync == Fsync::Always),
+            Some(Err(JournalError::Refused(_))) => model.refuse(effects),
+            Some(Err(JournalError::Failed(_))) | None => {}
+        }
+    }
+}
+
+async fn live(rig: &Rig, model: &mut Model, rng: &mut StdRng, fsync: Fsync) -> Waiting {
     let is_always = fsync == Fsync::Always;
-    let mut waiting: Vec<(Pending, Vec<Effect>)> = Vec::new();
+    let mut waiting = Waiting::new();
     for _ in 0..rng.random_range(0..60) {
         match rng.random_range(0..100) {
             0..60 => {
@@ -224,14 +248,14 @@ async fn live(rig: &Rig, model: &mut Model, rng: &mut StdRng, fsync: Fsync) {
                 };
                 match pending.durable().await {
                     Ok(()) if is_always => model.note_promised = model.notes.len(),
-                    Ok(()) => {}
+                    Ok(()) => model.note_hoped = model.notes.len(),
                     Err(JournalError::Refused(_)) => drop(model.notes.pop()),
-                    Err(JournalError::Failed(_)) => return,
+                    Err(JournalError::Failed(_)) => return waiting,
                 }
             }
             84..90 => {
                 settle(&mut waiting, model, is_always).await;
-                checkpoint(rig, model, rng).await;
+                checkpoint(rig, model, rng, is_always).await;
             }
             90..95 => sleep_ms(rng.random_range(1..300)).await,
             95 => rig.disk.set_full(true),
@@ -246,10 +270,11 @@ async fn live(rig: &Rig, model: &mut Model, rng: &mut StdRng, fsync: Fsync) {
     if rng.random_bool(0.5) {
         settle(&mut waiting, model, is_always).await;
     }
+    waiting
 }
 
 /// Waits for the answers, and takes them at their word.
-async fn settle(waiting: &mut Vec<(Pending, Vec<Effect>)>, model: &mut Model, is_always: bool) {
+async fn settle(waiting: &mut Waiting, model: &mut Model, is_always: bool) {
     for (pending, effects) in waiting.drain(..) {
         match pending.durable().await {
             Ok(()) => model.promise(&effects, is_always),
@@ -259,8 +284,22 @@ async fn settle(waiting: &mut Vec<(Pending, Vec<Effect>)>, model: &mut Model, is
     }
 }
 
-async fn checkpoint(rig: &Rig, model: &mut Model, rng: &mut StdRng) {
+async fn checkpoint(rig: &Rig, model: &mut Model, rng: &mut StdRng, is_always: bool) {
     let Ok(mut checkpoint) = rig.journal.begin_checkpoint(&InPlace).await else { return };
+    // What comes while it is being made may be in it too.
+    let mut waiting = Waiting::new();
+    for _ in 0..rng.random_range(0..5) {
+        let effects = model.effects(rng);
+        match rig.journal.append(&effects) {
+            Ok(pending) => {
+                model.append(&effects);
+                waiting.push((pending, effects));
+                tokio::task::yield_now().await;
+            }
+            Err(_) => model.refuse(&effects),
+        }
+    }
+    settle(&mut waiting, model, is_always).await;
     let unspilled = model.unspilled();
     for effects in unspilled.chunks(3) {
         if checkpoint.write(effects).is_err() {
