@@ -82,7 +82,7 @@ async fn of_two_secondaries_in_one_directory_the_second_refuses() {
     assert!(!second.status.success());
     let error = String::from_utf8(second.stderr).unwrap();
     let pid = cluster.secondaries[0].pid().to_string();
-    assert!(error.contains("another process") && error.contains(&pid), "{error}");
+    assert!(error.contains("in use by process") && error.contains(&pid), "{error}");
     cluster.stop();
     database.drop_it().await;
 }

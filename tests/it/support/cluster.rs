@@ -43,6 +43,12 @@ impl Cluster {
         self.secondaries[i] = secondary(self.port, self.ports[i], self.data.path(), &arguments);
     }
 
+    /// Starts the primary that has ended again.
+    #[allow(dead_code, reason = "for those who kill it")]
+    pub fn restart_primary(&mut self) {
+        self.primary = primary(self.port, &self.ports, &[]);
+    }
+
     pub fn secondary_ports(&self) -> &[u16] {
         &self.ports
     }
