@@ -121,12 +121,7 @@ fn aside(id: FileId) -> String {
     format!("{}.tmp", id.name())
 }
 
-/// The names of what a checkpoint replaced, with their bytes.
-pub(super) fn name_of(kind: FileKind, shared: &Shared, number: u64) -> String {
-    FileId { kind, journal: shared.id(), number }.name()
-}
-
-/// Removes files; those that stay are left in `names`.
+/// Removes what a checkpoint replaced; the files that stay are left in `names`.
 pub(super) fn remove(disk: &dyn Disk, names: &mut Vec<(String, u64)>) -> io::Result<()> {
     let mut result = Ok(());
     names.retain(|(name, _)| match disk.remove(name) {

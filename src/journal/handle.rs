@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{self, Checkpoint, Permit};
 use super::disk::Disk;
-use super::format::{FRAME_BYTES_MAX, FileKind, Frame, Kind, confirm_bytes, effect_bytes};
+use super::format::{FRAME_BYTES_MAX, FileId, FileKind, Frame, Kind, confirm_bytes, effect_bytes};
 use super::groups::{Era, Group, Outcome, State};
 use super::writer::{Begun, Traces, Writer, is_space, refused};
 use super::{AppendError, Fsync, JournalError, Usage};
@@ -144,8 +144,9 @@ impl Journal {
                 biased;
                 () = shared.failed.cancelled() => return,
                 () = stop.cancelled() => Duty::Stop,
-                () = shared.work.notified() => Duty::Commit,
+                // Before the work, of which there may be no end.
                 () = until(sync_at) => Duty::Sync,
+                () = shared.work.notified() => Duty::Commit,
                 () = until(mark_at) => Duty::Mark,
             };
             if duty != Duty::Commit || shared.state.lock().is_due() {
@@ -183,6 +184,8 @@ impl Journal {
         self.shared.state.lock().wants_checkpoint()
     }
 
+    /// Resolves when a checkpoint is worth it; at once again, if one has failed.
+    ///
     /// # Cancel safety
     /// Dropping the future stops the waiting only.
     pub async fn until_checkpoint_wanted(&self) {
@@ -414,7 +417,7 @@ impl Shared {
             return self.write(&mut writer, group);
         }
         let mut frame = Frame::default();
-        if !writer.wants_mark() || !writer.fits(frame.file_bytes()) {
+        if !writer.wants_mark() {
             return Ok(());
         }
         match writer.write(&mut frame, Kind::Mark) {
@@ -495,11 +498,12 @@ impl Shared {
     /// A checkpoint is durable under its name.
     pub(super) fn checkpointed(&self, number: u64, bytes: u64) {
         let mut state = self.state.lock();
+        let name = |kind, number| FileId { kind, journal: self.id, number }.name();
         let kept = state.files.segments.split_off(&number);
-        let old = std::mem::replace(&mut state.files.segments, kept);
-        let segments = old.into_iter().map(|(n, bytes)| (checkpoint::name_of(FileKind::Segment, self, n), bytes));
+        let segments = std::mem::replace(&mut state.files.segments, kept);
+        let segments = segments.into_iter().map(|(number, bytes)| (name(FileKind::Segment, number), bytes));
         let before = state.files.checkpoint.replace((number, bytes));
-        let before = before.map(|(n, bytes)| (checkpoint::name_of(FileKind::Checkpoint, self, n), bytes));
+        let before = before.map(|(number, bytes)| (name(FileKind::Checkpoint, number), bytes));
         state.files.replaced.extend(segments.chain(before));
         state.checkpointed();
     }

@@ -70,9 +70,9 @@ impl Writer {
         self.synced + 1 < self.next_seq
     }
 
-    /// Whether a mark would make it known that something is durable that somebody was told of.
+    /// Whether a mark would make it known that something is durable that somebody was told of. It is not worth a segment.
     pub(super) fn wants_mark(&self) -> bool {
-        self.told.min(self.synced) > self.covered
+        self.told.min(self.synced) > self.covered && self.fits(FRAME_HEADER_BYTES)
     }
 
     /// The segment that is being written, and how far.

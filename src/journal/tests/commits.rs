@@ -160,6 +160,30 @@ async fn interval_answers_after_the_write_and_syncs_when_it_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn interval_is_kept_under_endless_load() {
+    struct Slow;
+    impl Blocking for Slow {
+        fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+            work();
+            Box::pin(tokio::time::sleep(Duration::from_millis(1)))
+        }
+    }
+    let (journal, _) = open_with(&MemoryDisk::new(), options(Fsync::Interval(Duration::from_millis(50)))).unwrap();
+    let load = async {
+        // It comes again before the task has looked around.
+        for lsn in 1..1000 {
+            journal.append(&[set("a", lsn, "x")]).unwrap().durable().await.unwrap();
+        }
+    };
+    let stop = CancellationToken::new();
+    tokio::select! {
+        () = journal.run(&Slow, &stop) => {}
+        () = load => {}
+    }
+    assert!((15..=20).contains(&journal.usage().syncs), "{:?}", journal.usage());
+}
+
+#[tokio::test(start_paused = true)]
 async fn never_syncs_only_between_segments_and_at_the_end() {
     let rig = Rig::new(&MemoryDisk::new(), options(Fsync::Never));
     rig.write(&[set("a", 1, "x")]).await;

@@ -25,11 +25,6 @@ async fn two_segments(id: JournalId) -> MemoryDisk {
     disk
 }
 
-fn without_mark(disk: &MemoryDisk, file: &str) -> Vec<u8> {
-    let bytes = disk.bytes(file).unwrap();
-    bytes[..FIRST_FRAME + frame_len(&bytes[FIRST_FRAME..])].to_vec()
-}
-
 fn frame_len(frame: &[u8]) -> usize {
     40 + u32::from_le_bytes(frame[8..12].try_into().unwrap()).next_multiple_of(8) as usize
 }
@@ -45,36 +40,42 @@ fn corrupt(disk: &MemoryDisk) -> (String, u64, String) {
     }
 }
 
+/// Group 1 in the first segment, groups 2 and 3 in segment `number`.
+async fn three_groups(id: JournalId, number: u64) -> (MemoryDisk, Vec<u8>) {
+    let disk = MemoryDisk::new();
+    let attached: Arc<dyn Disk> = Arc::new(disk.attach());
+    let (journal, _) = open(attached, options(Fsync::Always), id, &mut |_| {}).unwrap();
+    let stop = CancellationToken::new();
+    let lives = async {
+        for lsn in 1..=3 {
+            while lsn == 2 && journal.usage().segments < number {
+                drop(journal.begin_checkpoint(&InPlace).await.unwrap());
+            }
+            journal.append(&[set(&format!("key {lsn}"), lsn, "value")]).unwrap().durable().await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = journal.run(&InPlace, &stop) => {}
+        () = lives => {}
+    }
+    let groups = disk.bytes(&format!("segment-{number:016x}.log")).unwrap();
+    (disk, groups[FIRST_FRAME..FIRST_FRAME + 2 * frame_len(&groups[FIRST_FRAME..])].to_vec())
+}
+
 #[tokio::test(start_paused = true)]
 async fn group_of_another_journal_segment_or_place_never_counts() {
-    // Group 2 at the very place, if it were not for one thing.
-    let other_journal = without_mark(&two_segments(JournalId(7)).await, SEGMENT_2);
-    let rig = Rig::new(&two_segments(ID).await, options(Fsync::Always));
-    rig.write(&[set("b", 3, "x")]).await;
-    let other_place = without_mark(&rig.disk, "segment-0000000000000003.log");
-    let rig = Rig::new(&MemoryDisk::new(), options(Fsync::Always));
-    rig.write(&[set("a", 1, "x")]).await;
-    drop(rig.journal.begin_checkpoint(&InPlace).await.unwrap());
-    drop(rig.journal.begin_checkpoint(&InPlace).await.unwrap());
-    rig.write(&[set("b", 2, "x")]).await;
-    let other_segment = without_mark(&rig.disk, "segment-0000000000000003.log");
-    for (what, wrong) in [("another journal", other_journal), ("another segment", other_segment)] {
-        let disk = two_segments(ID).await;
-        let mut bytes = disk.bytes(SEGMENT_2).unwrap();
-        bytes.truncate(FIRST_FRAME);
-        bytes.extend(&wrong[FIRST_FRAME..]);
-        disk.plant(SEGMENT_2, &bytes);
-        assert_eq!(recover(&disk).unwrap().effects, [set("key 1", 1, "value")], "{what}");
-    }
-    // In the middle of a value that a crash tore, and it says that group 2 was durable.
-    let disk = two_segments(ID).await;
-    let mut bytes = disk.bytes(SEGMENT_2).unwrap();
-    bytes.truncate(FIRST_FRAME);
-    bytes.extend([&[7; 64], &other_place[FIRST_FRAME..]].concat());
-    disk.plant(SEGMENT_2, &bytes);
-    let torn = check(&disk.attach(), &mut |_| {}).unwrap().torn.unwrap();
-    assert!(torn.0.offset == FIRST_FRAME as u64 && torn.1 > 64 + 40, "{torn:?}");
-    assert_eq!(recover(&disk).unwrap().effects, [set("key 1", 1, "value")]);
+    let (disk, own) = three_groups(ID, 2).await;
+    let header = disk.bytes(SEGMENT_2).unwrap()[..FIRST_FRAME].to_vec();
+    let with = |groups: &[u8]| {
+        disk.plant(SEGMENT_2, &[&header, groups].concat());
+        recover(&disk).unwrap().effects
+    };
+    let first = [set("key 1", 1, "value")];
+    assert_eq!(with(&three_groups(JournalId(7), 2).await.1), first, "another journal");
+    assert_eq!(with(&three_groups(ID, 3).await.1), first, "another segment");
+    // In the middle of a value that a crash tore; and it says that group 2 was durable.
+    assert_eq!(with(&[&[7; 64], &own[own.len() / 2..]].concat()), first, "another place");
+    assert_eq!(with(&own).len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
