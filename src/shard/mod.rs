@@ -27,7 +27,7 @@ mod stats;
 mod steward;
 mod tickets;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -248,7 +248,7 @@ impl Shard {
         waiting: Vec<Waiting>,
         deadline: Instant,
     ) -> Vec<(usize, Result<Reply, Error>)> {
-        let mut by_key: HashMap<Option<Key>, Vec<Waiting>, RandomState> = HashMap::default();
+        let mut by_key: BTreeMap<Option<Key>, Vec<Waiting>> = BTreeMap::new(); // in an order that can be repeated
         for (i, command) in waiting {
             by_key.entry(command.key().cloned()).or_default().push((i, command));
         }

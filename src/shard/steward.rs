@@ -81,9 +81,10 @@ impl Steward {
             };
             let Some(wanted) = wanted.filter(|_| !is_done) else {
                 tokio::select! {
+                    biased;
                     () = self.stop.cancelled() => return,
-                    () = self.wake.notified() => {}
                     () = self.fence.until_lost() => self.step_down().await,
+                    () = self.wake.notified() => {}
                 }
                 continue;
             };
@@ -199,6 +200,7 @@ impl Steward {
                 info!(left, tier_is_up = self.core.tier_is_up(), "waiting for the tier to take what leaves memory");
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Err(Stopped.into()),
                 () = self.fence.until_lost() => {
                     self.fence.tell_again();
