@@ -51,7 +51,8 @@ use crate::command::{Command, Reply};
 use crate::policy::PolicyKind;
 use crate::record::Key;
 use crate::service::{Batch, Error, Replies, Service};
-use crate::store::{Spill, StoreOptions};
+use crate::slots::Slot;
+use crate::store::{Spill, Store, StoreOptions};
 use crate::tier::SharedTier;
 
 /// How long the tasks may take to end once nothing is left to do; a statement under way has its own time-out.
@@ -188,6 +189,19 @@ impl Shard {
 #[error("stopped without the tier having taken {unspilled} acknowledged records: they are lost")]
 pub struct UncleanStop {
     pub unspilled: u64,
+}
+
+/// For simulations, which check what holds in memory between any two effects.
+impl Shard {
+    #[doc(hidden)]
+    pub fn store(&self) -> &Store {
+        &self.core.store
+    }
+
+    #[doc(hidden)]
+    pub fn serves(&self, slot: Slot) -> bool {
+        self.core.serves(slot)
+    }
 }
 
 impl Service for Shard {
