@@ -27,6 +27,9 @@ use crate::tier::{Prepared, SharedTier, TierError};
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
 const LOOK: Duration = Duration::from_millis(50);
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
+/// More versions than a shard gives before the tier hears of one: those that died with it must not be given again, or a
+/// compare-and-swap by a version that was read before the loss would hit a write that came after it.
+const LSNS_LOST_MAX: u64 = 1 << 40;
 
 /// See the module.
 pub(super) struct Steward {
@@ -284,10 +287,9 @@ impl Steward {
             self.core.log.begin(wanted.epoch, Lsn(0));
         } else {
             let row = rows.into_iter().find(|row| row.shard == wanted.shard);
-            if let Some(row) = &row {
-                self.check_loss(row, wanted)?;
-            }
-            self.core.log.begin(wanted.epoch, row.as_ref().map_or(Lsn(0), |row| row.lsn));
+            let is_loss = row.as_ref().map_or(Ok(false), |row| self.check_loss(row, wanted))?;
+            let lsn = row.as_ref().map_or(0, |row| row.lsn.0);
+            self.core.log.begin(wanted.epoch, Lsn(lsn + if is_loss { LSNS_LOST_MAX } else { 0 }));
             let expected = row.as_ref().map(|row| row.token);
             let row = self.new_row(wanted.shard.clone(), expected, wanted, &wanted.slots);
             self.swap(tier, expected, row).await?;
@@ -350,10 +352,11 @@ impl Steward {
         }
     }
 
-    /// R22: the last owner of this name did not stop cleanly, and what it had not spilled died with it.
-    fn check_loss(&self, row: &Fence, wanted: &Assignment) -> Result<(), Obstacle> {
+    /// R22: the last owner of this name did not stop cleanly, and what it had not spilled died with it. Whether something may
+    /// be lost, with leave.
+    fn check_loss(&self, row: &Fence, wanted: &Assignment) -> Result<bool, Obstacle> {
         if row.clean || row.slots.is_empty() || row.incarnation == self.incarnation {
-            return Ok(());
+            return Ok(false);
         }
         if !(wanted.accept_loss || self.core.options.accept_loss) {
             return Err(Obstacle::Refuse(format!(
@@ -365,7 +368,7 @@ impl Steward {
         }
         self.core.counters.losses_accepted.add(1);
         warn!(shard = %row.shard, "--accept-loss: serving what the tier has; acknowledged writes of the last run may be lost");
-        Ok(())
+        Ok(true)
     }
 
     /// Ends the scan that fills the filter, and begins another one.
