@@ -18,7 +18,7 @@ use super::ledger::Ledger;
 use super::spiller::SetAside;
 use crate::backoff::{Backoff, Stopped};
 use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName};
-use crate::record::{Key, Lsn};
+use crate::record::{Epoch, Key, Lsn};
 use crate::replication::ReplicatedLog;
 use crate::slots::SlotSet;
 use crate::store::ScanId;
@@ -148,7 +148,7 @@ impl Steward {
         self.claim(tier, wanted, &gained).await?;
         if !gained.is_empty() || !lost.is_empty() {
             let (scan, stop) = self.restart_filter();
-            self.bring_back_dead_letters(tier, &gained, scan).await?;
+            self.bring_back_dead_letters(tier, wanted.epoch, &gained, scan).await?;
             let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
             self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
         }
@@ -381,7 +381,13 @@ impl Steward {
     }
 
     /// Takes what the tier had rejected back into memory, but what newer rows have overtaken.
-    async fn bring_back_dead_letters(&self, tier: &SharedTier, slots: &SlotSet, scan: ScanId) -> Result<(), Obstacle> {
+    async fn bring_back_dead_letters(
+        &self,
+        tier: &SharedTier,
+        epoch: Epoch,
+        slots: &SlotSet,
+        scan: ScanId,
+    ) -> Result<(), Obstacle> {
         for &(first, last) in slots.ranges() {
             let letters = tier.buried(first, last).await?;
             for letter in letters {
@@ -394,6 +400,8 @@ impl Steward {
                 warn!(version = %letter.effect.version(), reason = letter.reason, "a dead letter is back in memory");
                 let room = self.core.room(letter.effect.size_bytes(), Instant::now() + DEAD_LETTER_TIMEOUT).await;
                 let admission = room.map_err(|error| Obstacle::Wait(error.to_string()))?;
+                // No flush has told the fence row of its lsn: without this it would be given to a second write.
+                self.core.log.begin(epoch, letter.effect.version().lsn);
                 // As if it had a row: its deletion must go by way of the tier, where the letter is.
                 self.core.store.extend_filter(scan, [&key]);
                 self.core.apply_effect(&letter.effect, admission);
