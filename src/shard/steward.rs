@@ -21,8 +21,8 @@ use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, Member
 use crate::record::{Epoch, Key, Lsn};
 use crate::replication::ReplicatedLog;
 use crate::slots::SlotSet;
-use crate::store::ScanId;
-use crate::tier::{Prepared, SharedTier, TierError};
+use crate::store::{Admission, ScanId};
+use crate::tier::{DeadLetter, Prepared, SharedTier, TierError};
 
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
 const LOOK: Duration = Duration::from_millis(50);
@@ -147,8 +147,11 @@ impl Steward {
         self.check_strict(&self.prepare(tier).await?)?;
         self.claim(tier, wanted, &gained).await?;
         if !gained.is_empty() || !lost.is_empty() {
+            let letters = self.dead_letters(tier, &gained).await?;
+            // From here to the end without a wait: what is in memory is held, so that it will be let go in order.
+            self.hold(wanted)?;
             let (scan, stop) = self.restart_filter();
-            self.bring_back_dead_letters(tier, wanted.epoch, &gained, scan).await?;
+            self.bring_back(letters, wanted.epoch, scan);
             let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
             self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
         }
@@ -380,14 +383,13 @@ impl Steward {
         (scan, stop)
     }
 
-    /// Takes what the tier had rejected back into memory, but what newer rows have overtaken.
-    async fn bring_back_dead_letters(
+    /// What the tier had rejected, but what newer rows have overtaken, with room for it.
+    async fn dead_letters(
         &self,
         tier: &SharedTier,
-        epoch: Epoch,
         slots: &SlotSet,
-        scan: ScanId,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<Vec<(DeadLetter, Admission)>, Obstacle> {
+        let mut found = Vec::new();
         for &(first, last) in slots.ranges() {
             let letters = tier.buried(first, last).await?;
             for letter in letters {
@@ -397,33 +399,44 @@ impl Steward {
                     tier.unbury(&key, letter.effect.version()).await?;
                     continue;
                 }
-                warn!(version = %letter.effect.version(), reason = letter.reason, "a dead letter is back in memory");
                 let room = self.core.room(letter.effect.size_bytes(), Instant::now() + DEAD_LETTER_TIMEOUT).await;
-                let admission = room.map_err(|error| Obstacle::Wait(error.to_string()))?;
-                // No flush has told the fence row of its lsn: without this it would be given to a second write.
-                self.core.log.begin(epoch, letter.effect.version().lsn);
-                // As if it had a row: its deletion must go by way of the tier, where the letter is.
-                self.core.store.extend_filter(scan, [&key]);
-                self.core.apply_effect(&letter.effect, admission);
-                self.set_aside.insert(key, Some(letter.effect.version()));
+                found.push((letter, room.map_err(|error| Obstacle::Wait(error.to_string()))?));
             }
         }
+        Ok(found)
+    }
+
+    /// Takes what the tier had rejected into memory.
+    fn bring_back(&self, letters: Vec<(DeadLetter, Admission)>, epoch: Epoch, scan: ScanId) {
+        for (DeadLetter { effect, reason }, admission) in letters {
+            let (key, version) = (effect.key().clone(), effect.version());
+            warn!(%version, reason, "a dead letter is back in memory");
+            // No flush has told the fence row of its lsn: without this it would be given to a second write.
+            self.core.log.begin(epoch, version.lsn);
+            // As if it had a row: its deletion must go by way of the tier, where the letter is.
+            self.core.store.extend_filter(scan, [&key]);
+            self.core.apply_effect(&effect, admission);
+            self.set_aside.insert(key, Some(version));
+        }
+    }
+
+    /// Notes that the wanted slots are held, unless something else is wanted by now.
+    fn hold(&self, wanted: &Assignment) -> Result<(), Obstacle> {
+        let mut ledger = self.ledger.lock();
+        if !ledger.wants(wanted) {
+            return Err(Obstacle::Wait("a new assignment".to_owned()));
+        }
+        let (shard, slots) = (wanted.shard.clone(), wanted.slots.clone());
+        ledger.held = Some(Holding { shard, epoch: wanted.epoch, slots });
+        ledger.list.clone_from(&wanted.list);
         Ok(())
     }
 
     async fn take_over(&self, wanted: &Assignment) -> Result<(), Obstacle> {
         let reason = format!("epoch {} gives them to another shard", wanted.epoch);
         let serving = Serving::new(Some(wanted.shard.clone()), wanted.epoch, wanted.slots.clone(), reason);
-        {
-            // Whoever is told that nothing is held here must be able to rely on it: first the word, then the deed.
-            let mut ledger = self.ledger.lock();
-            if !ledger.wants(wanted) {
-                return Err(Obstacle::Wait("a new assignment".to_owned()));
-            }
-            let (shard, slots) = (wanted.shard.clone(), wanted.slots.clone());
-            ledger.held = Some(Holding { shard, epoch: wanted.epoch, slots });
-            ledger.list.clone_from(&wanted.list);
-        }
+        // Whoever is told that nothing is held here must be able to rely on it: first the word, then the deed.
+        self.hold(wanted)?;
         self.core.serve(serving).await;
         info!(shard = %wanted.shard, epoch = wanted.epoch.0, slots = %wanted.slots, "serving");
         Ok(())
