@@ -7,12 +7,13 @@ use futures::FutureExt;
 use overspill::cluster::{Assignment, Member, MemberState};
 use overspill::record::{Epoch, Key};
 use overspill::slots::{Slot, SlotSet};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::plan::Setup;
 use crate::world::{Process, World};
 
 const HEARTBEAT: Duration = Duration::from_millis(400);
+const RETIRE_MAX: Duration = Duration::from_secs(30);
 
 /// Who shall serve what.
 pub struct Primary {
@@ -20,14 +21,20 @@ pub struct Primary {
     pub slots: Vec<SlotSet>,
     accepts: Vec<bool>,
     accept_at: Vec<Option<Instant>>,
+    is_retiring: Vec<bool>,
 }
 
 impl Primary {
     pub fn new(setup: &Setup, keys: &[Key]) -> Self {
         let mut slots = vec![SlotSet::empty(); setup.shards];
         slots[0] = World::all_slots(setup, keys);
-        let mut primary =
-            Self { epoch: 0, slots, accepts: vec![false; setup.shards], accept_at: vec![None; setup.shards] };
+        let mut primary = Self {
+            epoch: 0,
+            accepts: vec![false; setup.shards],
+            accept_at: vec![None; setup.shards],
+            is_retiring: vec![false; setup.shards],
+            slots,
+        };
         primary.divide(50, keys);
         primary
     }
@@ -61,6 +68,7 @@ pub async fn lead(world: Arc<World>) {
         for name in 0..world.names.len() {
             if let Some(process) = world.up(name) {
                 assign(&world, &process);
+                retire(&world, &process);
             }
         }
         world.check_all();
@@ -90,6 +98,35 @@ fn assign(world: &World, process: &Process) {
         MemberState::Refusing(reason) => refused(world, process, &reason),
         MemberState::Unassigned | MemberState::Starting(_) | MemberState::Draining => {}
     }
+}
+
+/// A process that starts with nothing to serve does not take its name: then its row, which still names slots, is rewritten by
+/// the other one.
+fn retire(world: &Arc<World>, process: &Process) {
+    let name = process.name;
+    let Some(row) = world.fence(&world.names[name]).filter(|row| !row.slots.is_empty()) else { return };
+    let Some(other) = (0..world.names.len()).filter(|&other| other != name).find_map(|other| world.up(other)) else {
+        return;
+    };
+    let mut primary = world.primary.lock();
+    if !primary.slots[name].is_empty() || process.status().state != MemberState::Unassigned {
+        return;
+    }
+    let may = row.clean || primary.accept_at[name].is_none_or(|at| at <= Instant::now());
+    if !may || primary.is_retiring[name] {
+        return;
+    }
+    primary.accepts[name] = !row.clean;
+    primary.is_retiring[name] = true;
+    let epoch = Epoch(primary.epoch);
+    drop(primary);
+    let world = Arc::clone(world);
+    tokio::spawn(async move {
+        // It may die or be cut off in the middle.
+        let retired = timeout(RETIRE_MAX, other.shard().retire(row, SlotSet::empty(), epoch)).await;
+        world.trace.note(format_args!("{other} retired the last of {name}: {retired:?}"));
+        world.primary.lock().is_retiring[name] = false;
+    });
 }
 
 /// R22: a person reads the reason, and accepts the loss after a while.

@@ -258,6 +258,8 @@ impl World {
     /// A fence row has changed. If another process has taken the name over from one that was not clean, what that had not
     /// spilled is lost; that is right only if the loss was accepted.
     pub fn on_swap(&self, before: Option<&Fence>, after: &Fence) {
+        // It may read its filter anew.
+        self.witness.lock().filters.retain(|(life, _)| *life != after.incarnation.0);
         let Some(before) = before.filter(|before| before.incarnation != after.incarnation) else { return };
         if before.clean || before.incarnation == Incarnation::default() {
             return;

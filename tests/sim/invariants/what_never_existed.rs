@@ -25,6 +25,9 @@ pub fn note_filters(world: &World) {
 }
 
 pub fn what_never_existed_costs_no_sql(world: &World, process: &Process, keys: &[Key]) {
+    if !process.shard().store().stats().filter_is_complete {
+        return;
+    }
     let witness = world.witness.lock();
     let since = witness.filters.iter().find(|(life, _)| *life == process.life).map(|(_, since)| *since);
     if since.is_none_or(|since| since.elapsed() < QUEUED_MAX) {
