@@ -411,8 +411,11 @@ impl Steward {
         for (DeadLetter { effect, reason }, admission) in letters {
             let (key, version) = (effect.key().clone(), effect.version());
             warn!(%version, reason, "a dead letter is back in memory");
-            // No flush has told the fence row of its lsn: without this it would be given to a second write.
-            self.core.log.begin(epoch, version.lsn);
+            // No flush has told the fence row of its lsn: without this it would be given to a second write. Versions of
+            // older epochs, perhaps of another shard, are older anyhow.
+            if version.epoch == epoch {
+                self.core.log.begin(epoch, version.lsn);
+            }
             // As if it had a row: its deletion must go by way of the tier, where the letter is.
             self.core.store.extend_filter(scan, [&key]);
             self.core.apply_effect(&effect, admission);
