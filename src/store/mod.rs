@@ -336,7 +336,6 @@ impl Store {
         self.partitions.iter().map(|partition| partition.read().entries_in(slots)).sum()
     }
 
-    #[cfg(test)]
     /// Of the entries of some slots, those that are queued for the tier or being flushed: what was set aside is not.
     pub fn on_their_way(&self, slots: &SlotSet) -> usize {
         self.partitions.iter().map(|partition| partition.read().on_their_way(slots)).sum()
