@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash bench bench-quick lint fmt deny clean
+.PHONY: help run test test-mysql crash bench bench-quick bench-durable lint fmt deny clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -27,6 +27,10 @@ bench: ## figures of a whole cluster with MariaDB: 1,000,000 records
 bench-quick: ## the same with 100,000 records
 	cargo build --release --locked --bins --example bench
 	$(DATABASE) target/release/examples/bench --quick
+
+bench-durable: ## writes with a sync each, beside redis-server with appendfsync always
+	cargo build --release --locked --bins --example bench
+	target/release/examples/bench durable
 
 lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy
 	scripts/setup
