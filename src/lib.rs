@@ -28,6 +28,7 @@ pub mod tier;
 pub mod router;
 pub mod shard;
 // Layer 6: the ways in, and tools.
+pub mod check;
 pub mod doors;
 pub mod shell;
 pub mod transfer;

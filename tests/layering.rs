@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["cluster", "journal", "protocol", "service", "store"],
     &["replication", "rpc", "tier"],
     &["router", "shard"],
-    &["doors", "shell", "transfer"],
+    &["check", "doors", "shell", "transfer"],
     &["node"],
     &["config"],
     &[BIN],
