@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql bench bench-quick lint fmt deny clean
+.PHONY: help run test test-mysql crash bench bench-quick lint fmt deny clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -16,6 +16,9 @@ test: lint ## format, lints and all tests, against a MariaDB started for them (o
 test-mysql: ## the tests that speak SQL, against MySQL and against a Galera cluster (Debian only; downloads MySQL once)
 	scripts/with-mysql cargo test --locked --test tier --test it
 	scripts/with-galera cargo test --locked --test tier --test it
+
+crash: ## kill -9 of real processes at random under load: ROUNDS=200, and SEED=… to choose the random numbers
+	CRASH_ROUNDS=$(or $(ROUNDS),200) CRASH_SEED=$(SEED) $(DATABASE) cargo test --locked --test crash -- --nocapture kills
 
 bench: ## figures of a whole cluster with MariaDB: 1,000,000 records
 	cargo build --release --locked --bins --example bench

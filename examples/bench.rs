@@ -172,6 +172,8 @@ fn database_url(url: &str, id: u32) -> String {
 
 /// A secondary and a primary, as processes that end with it.
 struct Cluster {
+    /// Of the journal.
+    data: tempfile::TempDir,
     processes: Vec<Child>,
     primary: String,
 }
@@ -179,7 +181,9 @@ struct Cluster {
 impl Cluster {
     fn start(tier: &str, capacity: usize) -> Outcome<Self> {
         let (secondary, primary) = (free_port()?, free_port()?);
-        let mut cluster = Self { processes: Vec::new(), primary: format!("127.0.0.1:{primary}") };
+        // Beside the binaries: a temporary directory of the system may lie in memory.
+        let data = tempfile::TempDir::new_in(binary("secondary")?.parent().ok_or("no target directory")?)?;
+        let mut cluster = Self { data, processes: Vec::new(), primary: format!("127.0.0.1:{primary}") };
         let secondary_address = format!("127.0.0.1:{secondary}");
         let capacity = capacity.to_string();
         cluster.spawn("secondary", &[&cluster.primary.clone(), &secondary.to_string(), tier, &capacity])?;
@@ -188,7 +192,12 @@ impl Cluster {
     }
 
     fn spawn(&mut self, name: &str, args: &[&str]) -> Outcome<()> {
-        let child = Process::new(binary(name)?).args(args).env("KV_LOG", "error").stdin(Stdio::null()).spawn()?;
+        let child = Process::new(binary(name)?)
+            .args(args)
+            .env("KV_LOG", "error")
+            .env("KV_DATA_DIR", self.data.path())
+            .stdin(Stdio::null())
+            .spawn()?;
         self.processes.push(child);
         Ok(())
     }

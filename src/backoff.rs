@@ -34,6 +34,7 @@ impl Backoff {
     pub async fn wait(&mut self, stop: &CancellationToken) -> Result<(), Stopped> {
         let delay = self.delays.next().unwrap_or(DELAY_MAX);
         tokio::select! {
+            biased;
             () = stop.cancelled() => Err(Stopped),
             () = tokio::time::sleep(delay) => Ok(()),
         }

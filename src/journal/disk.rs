@@ -172,8 +172,10 @@ impl Disk for Directory {
 
 /// Measured with 200-byte writes, each followed by fdatasync: see `docs/formats.md`.
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
-        _ if bytes == 0 => Ok(()),
         // The file system can't reserve: a write may then find the disk full, which is refused cleanly too.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(bytes),
         reserved => Ok(reserved?),

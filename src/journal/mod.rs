@@ -7,23 +7,32 @@
 mod check;
 mod checkpoint;
 mod disk;
+mod examine;
+mod format;
+mod groups;
+mod handle;
 pub mod memory;
+mod open;
 mod options;
+mod replay;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
 
 pub use check::{Problem, Report, check};
 pub use checkpoint::Checkpoint;
 pub use disk::{Directory, Disk, DiskFile};
+pub use handle::{Journal, Pending};
+pub use open::open;
 pub use options::{Fsync, FsyncParseError, Options};
 
 use crate::command::Effect;
 use crate::record::{JournalId, Version};
-use crate::task::Blocking;
 
 /// How far [`open`] or [`check`] has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,89 +118,14 @@ pub struct Usage {
     pub is_failed: bool,
 }
 
-/// Opens the journal of a directory, or makes one with `new_id`: reads everything, cuts a torn tail off, refuses corruption
-/// (R24). Blocks.
-pub fn open(
-    disk: Arc<dyn Disk>,
-    options: Options,
-    new_id: JournalId,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<(Journal, Recovered), OpenError> {
-    let _ = (disk, options, new_id, progress);
-    Err(OpenError::Locked("not yet".into()))
+/// Keeps other processes out.
+fn take_lock(disk: &dyn Disk) -> Result<Box<dyn Send + Sync>, OpenError> {
+    disk.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked(error.to_string()),
+        _ => OpenError::Io { file: "LOCK".into(), error },
+    })
 }
 
-/// An open journal; clones share it.
-#[derive(Debug, Clone)]
-pub struct Journal {
-    id: JournalId,
-}
-
-impl Journal {
-    pub fn id(&self) -> JournalId {
-        self.id
-    }
-
-    /// Puts effects into the buffer of the next group: all or none. Never waits.
-    pub fn append(&self, effects: &[Effect]) -> Result<Pending, AppendError> {
-        let _ = effects;
-        Err(AppendError::Failed("not yet".into()))
-    }
-
-    /// Puts bytes that the journal does not look into there; the newest note replaces the former and survives checkpoints.
-    pub fn append_note(&self, note: &[u8]) -> Result<Pending, AppendError> {
-        let _ = note;
-        Err(AppendError::Failed("not yet".into()))
-    }
-
-    /// A hint that the tier has these effects. Not waited for, and dropped where it is inconvenient; keeps recovery small.
-    pub fn confirm(&self, effects: &[Effect]) {
-        let _ = effects;
-    }
-
-    /// The work in the background: group commit, interval syncs, idle marks. Runs until `stop`, then writes and syncs what is
-    /// buffered.
-    pub async fn run(&self, blocking: &dyn Blocking, stop: &CancellationToken) {
-        let _ = blocking;
-        stop.cancelled().await;
-    }
-
-    /// Resolves once the journal can't be written any more, with the reason (R23).
-    pub async fn failed(&self) -> String {
-        std::future::pending().await
-    }
-
-    pub fn usage(&self) -> Usage {
-        Usage::default()
-    }
-
-    pub fn wants_checkpoint(&self) -> bool {
-        false
-    }
-
-    pub async fn until_checkpoint_wanted(&self) {
-        std::future::pending().await
-    }
-
-    /// Begins a new segment, waits until everything appended before has been applied (its [`Pending`]s are dropped), and
-    /// gives the place to write the unspilled effects to.
-    pub async fn begin_checkpoint(&self, blocking: &dyn Blocking) -> Result<Checkpoint, JournalError> {
-        let _ = blocking;
-        Err(JournalError::Refused("not yet".into()))
-    }
-}
-
-/// An append that is under way. To be held until its effects are applied: a checkpoint waits for its drop.
-#[must_use]
-#[derive(Debug)]
-pub struct Pending;
-
-impl Pending {
-    /// Waits until it is durable at the journal's level.
-    ///
-    /// # Cancel safety
-    /// Dropping the future stops the waiting only.
-    pub async fn durable(&self) -> Result<(), JournalError> {
-        std::future::pending().await
-    }
+fn failed(done: &str, error: &io::Error) -> JournalError {
+    JournalError::Failed(format!("the journal can't be {done}: {error}"))
 }

@@ -62,8 +62,7 @@ impl Secondary {
         let (listener, address) = listen(&options.bind, options.port).await?;
         let tier = options.tier.open();
         let described = tier.as_ref().map_or_else(|| "none".to_owned(), |tier| tier.describe());
-        info!(%address, tier = described, capacity = options.shard.capacity, policy = %options.shard.policy,
-            write = ?options.shard.write_mode, "secondary listens");
+        let ShardOptions { capacity, policy, write_mode, .. } = options.shard;
         let shard = match (tier, options.journal) {
             (Some(tier), Some(journal)) => {
                 let durability = open_journal(journal).await?;
@@ -71,6 +70,7 @@ impl Secondary {
             }
             (tier, _) => Shard::spawn(options.shard, tier, SystemClock::shared()),
         };
+        info!(%address, tier = described, capacity, %policy, write = ?write_mode, "secondary listens");
         let stop = CancellationToken::new();
         let door = Door {
             service: shard.clone(),

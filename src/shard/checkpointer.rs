@@ -13,6 +13,10 @@ use crate::journal::{Checkpoint, Journal, JournalError};
 use crate::store::Walk;
 use crate::task::Blocking;
 
+/// When so large a part of the journal (one in ...) is needed even after a checkpoint, the tier is given what memory holds: else
+/// the journal could not be shortened, and writes would be refused for ever.
+const PRESSURE: u64 = 4;
+
 /// Runs until `stop`.
 pub(super) async fn run(core: &Arc<Core>, journal: &Journal, blocking: &dyn Blocking, stop: &CancellationToken) {
     let mut backoff = Backoff::new();
@@ -26,6 +30,11 @@ pub(super) async fn run(core: &Arc<Core>, journal: &Journal, blocking: &dyn Bloc
             Ok(records) => {
                 let usage = journal.usage();
                 info!(records, journal_bytes = usage.bytes, "wrote a checkpoint of what the tier does not have yet");
+                if usage.checkpoint_bytes > usage.bytes_max / PRESSURE {
+                    info!("the journal is long because the tier does not have what is in memory: writing it there");
+                    core.store.hand_out_unspilled();
+                    core.spill.notify_one();
+                }
                 core.progress.notify_waiters();
                 backoff = Backoff::new();
             }

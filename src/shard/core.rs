@@ -128,6 +128,10 @@ impl Core {
         Arc::clone(&self.serving.read())
     }
 
+    pub fn serves(&self, slot: Slot) -> bool {
+        self.serving.read().slots.contains(slot)
+    }
+
     /// Serves something else from now on. Returns when nothing runs any more that was let in before.
     pub async fn serve(&self, serving: Serving) {
         let before = self.swap_serving(serving);

@@ -28,6 +28,7 @@ pub(super) async fn run(core: &Core, stop: &CancellationToken) {
     let mut walk = Walk { next: 0, due: 0.0 };
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }

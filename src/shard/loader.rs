@@ -80,6 +80,7 @@ impl Loader {
             let batch = self.take();
             if batch.is_empty() {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     () = self.wake.notified() => continue,
                 }

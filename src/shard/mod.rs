@@ -64,7 +64,8 @@ use crate::policy::PolicyKind;
 use crate::record::{Key, Lsn};
 use crate::replication::Solo;
 use crate::service::{Batch, Error, Replies, Service};
-use crate::store::{Spill, StoreOptions};
+use crate::slots::Slot;
+use crate::store::{Spill, Store, StoreOptions};
 use crate::task::Blocking;
 use crate::tier::SharedTier;
 
@@ -277,6 +278,19 @@ pub struct Stopped {
 #[error("stopped without the tier having taken {unspilled} acknowledged records: they are lost")]
 pub struct UncleanStop {
     pub unspilled: u64,
+}
+
+/// For simulations, which check what holds in memory between any two effects.
+impl Shard {
+    #[doc(hidden)]
+    pub fn store(&self) -> &Store {
+        &self.core.store
+    }
+
+    #[doc(hidden)]
+    pub fn serves(&self, slot: Slot) -> bool {
+        self.core.serves(slot)
+    }
 }
 
 impl Service for Shard {

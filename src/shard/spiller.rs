@@ -1,9 +1,8 @@
 //! Writes what leaves memory into the tier, under the shard's fence (R10, R11, R13, R20, R26).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -30,7 +29,8 @@ const CONFLICTS_AT_ONCE: u32 = 3;
 /// Records that the tier rejected. They stay in memory, where they are served, and in the dead-letter table.
 #[derive(Debug, Default)]
 pub(super) struct SetAside {
-    keys: Mutex<HashMap<Key, Aside, RandomState>>,
+    /// Ordered, so that a simulation can be repeated.
+    keys: Mutex<BTreeMap<Key, Aside>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -124,9 +124,10 @@ impl Spiller<'_> {
         let mut retry = tokio::time::interval(DEAD_LETTER_RETRY);
         loop {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
+                _ = retry.tick() => self.hand_out_again().await, // before the other, which may always be ready
                 () = self.core.spill.notified() => {}
-                _ = retry.tick() => self.hand_out_again().await,
             }
             match self.spill_all().await {
                 // Whoever found the fence gone has told the steward.

@@ -20,11 +20,11 @@ use super::tenure::TenureKeeper;
 use super::{Stopped, UncleanStop};
 use crate::backoff::{self, Backoff};
 use crate::cluster::{Assignment, Fence, Holding, Incarnation, MemberState, ShardName};
-use crate::record::{Key, Lsn};
+use crate::record::{Epoch, Key, Lsn};
 use crate::replication::{LogError, ReplicatedLog};
 use crate::slots::SlotSet;
-use crate::store::ScanId;
-use crate::tier::{Prepared, SharedTier, TierError};
+use crate::store::{Admission, ScanId};
+use crate::tier::{DeadLetter, Prepared, SharedTier, TierError};
 
 /// How often the wait for the tier to take what leaves looks, should it miss the call.
 const LOOK: Duration = Duration::from_millis(50);
@@ -90,9 +90,10 @@ impl Steward {
             };
             let Some(wanted) = wanted.filter(|_| !is_done) else {
                 tokio::select! {
+                    biased;
                     () = self.stop.cancelled() => return,
-                    () = self.wake.notified() => {}
                     () = self.fence.until_lost() => self.step_down().await,
+                    () = self.wake.notified() => {}
                 }
                 continue;
             };
@@ -161,8 +162,11 @@ impl Steward {
         self.tenure.hold(prepared.id, wanted, &kept, self.incarnation).await?;
         let unread = self.ledger.lock().unread.union(&gained);
         if !unread.is_empty() || !lost.is_empty() {
+            let letters = self.dead_letters(tier, &unread).await?;
+            // From here to the end without a wait: what is in memory is held, so that it will be let go in order.
+            self.hold(wanted)?;
             let (scan, stop) = self.restart_filter();
-            self.bring_back_dead_letters(tier, &unread, scan).await?;
+            self.bring_back(letters, wanted.epoch, scan);
             let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
             self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
             self.ledger.lock().unread = SlotSet::empty();
@@ -205,7 +209,8 @@ impl Steward {
             let progress = self.core.progress.notified();
             self.core.spill.notify_one();
             let left = self.core.store.entries_in(slots);
-            if left == 0 || left == self.buried_in(slots) {
+            // What was buried is tried once more as it leaves: a flush under way must not outlive the shard's hold on the slots.
+            if left == 0 || (self.core.store.on_their_way(slots) == 0 && left == self.buried_in(slots)) {
                 return Ok(());
             }
             {
@@ -220,6 +225,7 @@ impl Steward {
                 info!(left, tier_is_up = self.core.tier_is_up(), "waiting for the tier to take what leaves memory");
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Err(backoff::Stopped.into()),
                 () = self.fence.until_lost() => {
                     self.fence.tell_again();
@@ -303,8 +309,9 @@ impl Steward {
         (scan, stop)
     }
 
-    /// Takes what the tier had rejected back into memory, but what newer rows have overtaken.
-    async fn bring_back_dead_letters(&self, tier: &SharedTier, slots: &SlotSet, scan: ScanId) -> Result<(), Obstacle> {
+    /// What the tier had rejected, but what newer rows have overtaken, with room for it.
+    async fn dead_letters(&self, tier: &SharedTier, slots: &SlotSet) -> Result<Vec<(DeadLetter, Admission)>, Obstacle> {
+        let mut found = Vec::new();
         for &(first, last) in slots.ranges() {
             let letters = tier.buried(first, last).await?;
             for letter in letters {
@@ -314,31 +321,47 @@ impl Steward {
                     tier.unbury(&key, letter.effect.version()).await?;
                     continue;
                 }
-                warn!(version = %letter.effect.version(), reason = letter.reason, "a dead letter is back in memory");
                 let room = self.core.room(letter.effect.size_bytes(), Instant::now() + DEAD_LETTER_TIMEOUT).await;
-                let admission = room.map_err(|error| Obstacle::Wait(error.to_string()))?;
-                // As if it had a row: its deletion must go by way of the tier, where the letter is.
-                self.core.store.extend_filter(scan, [&key]);
-                self.core.apply(&letter.effect, admission);
-                self.set_aside.insert(key, Some(letter.effect.version()));
+                found.push((letter, room.map_err(|error| Obstacle::Wait(error.to_string()))?));
             }
         }
+        Ok(found)
+    }
+
+    /// Takes what the tier had rejected into memory.
+    fn bring_back(&self, letters: Vec<(DeadLetter, Admission)>, epoch: Epoch, scan: ScanId) {
+        for (DeadLetter { effect, reason }, admission) in letters {
+            let (key, version) = (effect.key().clone(), effect.version());
+            warn!(%version, reason, "a dead letter is back in memory");
+            // No flush has told the fence row of its lsn: without this it would be given to a second write. Versions of
+            // older epochs, perhaps of another shard, are older anyhow.
+            if version.epoch == epoch {
+                self.core.log.begin(epoch, version.lsn);
+            }
+            // As if it had a row: its deletion must go by way of the tier, where the letter is.
+            self.core.store.extend_filter(scan, [&key]);
+            self.core.apply(&effect, admission);
+            self.set_aside.insert(key, Some(version));
+        }
+    }
+
+    /// Notes that the wanted slots are held, unless something else is wanted by now.
+    fn hold(&self, wanted: &Assignment) -> Result<(), Obstacle> {
+        let mut ledger = self.ledger.lock();
+        if !ledger.wants(wanted) {
+            return Err(Obstacle::Wait("a new assignment".to_owned()));
+        }
+        let (shard, slots) = (wanted.shard.clone(), wanted.slots.clone());
+        ledger.held = Some(Holding { shard, epoch: wanted.epoch, slots });
+        ledger.list.clone_from(&wanted.list);
         Ok(())
     }
 
     pub(super) async fn take_over(&self, wanted: &Assignment) -> Result<(), Obstacle> {
         let reason = format!("epoch {} gives them to another shard", wanted.epoch);
         let serving = Serving::new(Some(wanted.shard.clone()), wanted.epoch, wanted.slots.clone(), reason);
-        {
-            // Whoever is told that nothing is held here must be able to rely on it: first the word, then the deed.
-            let mut ledger = self.ledger.lock();
-            if !ledger.wants(wanted) {
-                return Err(Obstacle::Wait("a new assignment".to_owned()));
-            }
-            let (shard, slots) = (wanted.shard.clone(), wanted.slots.clone());
-            ledger.held = Some(Holding { shard, epoch: wanted.epoch, slots });
-            ledger.list.clone_from(&wanted.list);
-        }
+        // Whoever is told that nothing is held here must be able to rely on it: first the word, then the deed.
+        self.hold(wanted)?;
         self.core.serve(serving).await;
         info!(shard = %wanted.shard, epoch = wanted.epoch.0, slots = %wanted.slots, "serving");
         Ok(())

@@ -39,6 +39,8 @@ pub(super) struct Flags {
     pub clean: bool,
     /// Not in the policy any more: gone as soon as it is clean.
     pub leaving: bool,
+    /// To be written into the tier although it stays, so that the journal can forget it.
+    pub due: bool,
     /// In the spill queue.
     pub queued: bool,
     /// A flush of this key is under way, of this version or an older one (R11).

@@ -218,6 +218,11 @@ impl Store {
         (effects, (next.partition < self.partitions.len()).then_some(next))
     }
 
+    /// Hands out everything that the tier does not have yet, also what stays in memory.
+    pub fn hand_out_unspilled(&self) {
+        self.partitions.iter().for_each(|partition| partition.write().hand_out_unspilled());
+    }
+
     /// Asks to load a key that memory does not know. `ticket` is answered by whoever completes the load.
     pub fn begin_fill(&self, key: &Key, ticket: Ticket, now: Timestamp) -> Fill {
         let hash = self.hash(key);
@@ -331,7 +336,6 @@ impl Store {
         self.partitions.iter().map(|partition| partition.read().entries_in(slots)).sum()
     }
 
-    #[cfg(test)]
     /// Of the entries of some slots, those that are queued for the tier or being flushed: what was set aside is not.
     pub fn on_their_way(&self, slots: &SlotSet) -> usize {
         self.partitions.iter().map(|partition| partition.read().on_their_way(slots)).sum()

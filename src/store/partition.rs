@@ -330,7 +330,6 @@ impl Partition {
         slots.iter().map(|slot| self.slots.iter(&self.slab, slot).count()).sum()
     }
 
-    #[cfg(test)]
     pub fn on_their_way(&self, slots: &SlotSet) -> usize {
         let handles = slots.iter().flat_map(|slot| self.slots.iter(&self.slab, slot));
         let entries = handles.filter_map(|handle| self.slab.get(handle));

@@ -73,7 +73,16 @@ impl Partition {
 
     /// A record that was evicted and then written again stays in memory: no need to spill it, unless everything is.
     fn should_spill(&self, entry: &Entry) -> bool {
-        entry.flags.leaving || self.limits.spill == Spill::Everything
+        entry.flags.leaving || entry.flags.due || self.limits.spill == Spill::Everything
+    }
+
+    pub fn hand_out_unspilled(&mut self) {
+        let unspilled = self.slab.iter().filter(|(_, entry)| entry.is_unspilled());
+        let handles: Vec<Handle> = unspilled.map(|(handle, _)| handle).collect();
+        for handle in handles {
+            self.edit(handle, |entry| entry.flags.due = true);
+            self.enqueue(handle);
+        }
     }
 
     pub fn confirm(&mut self, effect: &Effect, hash: KeyHash, tickets: &mut Vec<Ticket>, garbage: &mut Garbage) {
@@ -91,6 +100,7 @@ impl Partition {
         let (version, was_resident) = (entry.version, entry.is_resident());
         self.edit(handle, |entry| {
             entry.flags.flushing = false;
+            entry.flags.due = false;
             entry.flags.in_tier = has_row;
             entry.flags.clean = is_current;
         });

@@ -30,15 +30,17 @@ struct Nodes {
     port: u16,
     ports: Vec<u16>,
     database: Database,
+    data: tempfile::TempDir,
 }
 
 impl Nodes {
     async fn new() -> Self {
-        Self { port: free_port(), ports: (0..3).map(|_| free_port()).collect(), database: Database::create().await }
+        let (database, data) = (Database::create().await, tempfile::TempDir::new().unwrap());
+        Self { port: free_port(), ports: (0..3).map(|_| free_port()).collect(), database, data }
     }
 
     fn secondary(&self, i: usize) -> Process {
-        secondary(self.port, self.ports[i], &[self.database.url(), "50".to_owned()])
+        secondary(self.port, self.ports[i], self.data.path(), &[self.database.url(), "50".to_owned()])
     }
 
     fn primary(&self, members: &[usize], options: &[&str]) -> Process {

@@ -13,13 +13,13 @@ use overspill::tier::Tier;
 use crate::rig::{Rig, Setup, key, row, until};
 
 /// A process that is killed: its tasks stop where they are.
-fn crash_after(setup: &Setup, work: impl AsyncFnOnce(Rig)) {
+pub fn crash_after(setup: &Setup, work: impl AsyncFnOnce(Rig)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { work(setup.start().await).await });
     runtime.shutdown_background();
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 

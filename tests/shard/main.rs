@@ -4,6 +4,7 @@
 mod evaluate;
 mod expiry;
 mod fences;
+mod journal;
 mod letters;
 mod loads;
 mod model;

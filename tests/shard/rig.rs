@@ -8,11 +8,13 @@ use std::time::Duration;
 use overspill::clock::ManualClock;
 use overspill::cluster::{Assignment, Member, MemberState, ShardName};
 use overspill::command::{Command, Condition, Cursor, Expiry, Explanation, Found, Place, Reply, ShardStats};
+use overspill::journal::{self, Directory, Fsync, OpenError};
 use overspill::policy::PolicyKind;
-use overspill::record::{Epoch, Key, Record, Timestamp, Ttl, Value, Version};
+use overspill::record::{Epoch, JournalId, Key, Record, Timestamp, Ttl, Value, Version};
 use overspill::service::{Batch, Error, Service};
-use overspill::shard::{Shard, ShardOptions, WriteMode};
+use overspill::shard::{Durability, Shard, ShardOptions, WriteMode};
 use overspill::slots::SlotSet;
+use overspill::task::Threads;
 use overspill::tier::SharedTier;
 use overspill::tier::memory::MemoryTier;
 
@@ -62,6 +64,36 @@ pub struct Setup {
     pub tier: Option<MemoryTier>,
     pub clock: Arc<ManualClock>,
     pub assignment: Assignment,
+    pub journal: Option<JournalSetup>,
+}
+
+/// Where a shard under test has its journal.
+#[derive(Clone)]
+pub struct JournalSetup {
+    pub directory: Arc<tempfile::TempDir>,
+    pub options: journal::Options,
+}
+
+impl JournalSetup {
+    pub fn new() -> Self {
+        let options = journal::Options { segment_bytes: 1 << 16, ..journal::Options::new(Fsync::Always, 1 << 30) };
+        Self { directory: Arc::new(tempfile::tempdir().unwrap()), options }
+    }
+
+    /// Opens it as soon as the process that had it is gone for good.
+    fn open(&self) -> Durability {
+        loop {
+            let disk = Arc::new(Directory::create(self.directory.path()).unwrap());
+            let id = JournalId(LIVES.fetch_add(1, Ordering::Relaxed));
+            match journal::open(disk, self.options, id, &mut |_| {}) {
+                Ok((journal, recovered)) => {
+                    return Durability { journal, recovered, is_synced: true, blocking: Arc::new(Threads) };
+                }
+                Err(OpenError::Locked(_)) => std::thread::sleep(Duration::from_millis(1)),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
 }
 
 impl Setup {
@@ -89,7 +121,13 @@ impl Setup {
                 slots: SlotSet::all(),
                 accept_loss: false,
             },
+            journal: None,
         }
+    }
+
+    pub fn journaled(mut self) -> Self {
+        self.journal = Some(JournalSetup::new());
+        self
     }
 
     pub fn mode(mut self, mode: WriteMode) -> Self {
@@ -102,7 +140,11 @@ impl Setup {
         // Relaxed: only uniqueness counts.
         let options = ShardOptions { seed: LIVES.fetch_add(1, Ordering::Relaxed), ..self.options.clone() };
         let tier = self.tier.clone().map(SharedTier::new);
-        let shard = Shard::spawn(options, tier, Arc::<ManualClock>::clone(&self.clock));
+        let clock = Arc::<ManualClock>::clone(&self.clock);
+        let shard = match &self.journal {
+            Some(journal) => Shard::recover(options, tier.unwrap(), clock, journal.open()).unwrap(),
+            None => Shard::spawn(options, tier, clock),
+        };
         Rig { shard, tier: self.tier.clone().unwrap_or_default(), clock: Arc::clone(&self.clock) }
     }
 
