@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 
 use crate::journal::{self, Directory, Disk, DiskFile, OpenError, Problem, Progress, Report};
+use crate::shard::Tenure;
 
 /// How often a journal that is being written is read, if something looks wrong: damage stays, a write under way does not.
 const READS_MAX: u32 = 4;
@@ -68,20 +69,23 @@ pub fn tell_on_stderr() -> impl FnMut(Progress) {
 fn examine(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(Report, Option<String>), OpenError> {
     let io = |error| OpenError::Io { file: path.display().to_string(), error };
     let directory = Directory::open(path).map_err(io)?;
-    let mut last: Option<Vec<Problem>> = None;
-    for read in 1.. {
+    let mut staying: Option<Vec<Problem>> = None;
+    let mut reads = 0;
+    loop {
         // Both before and after: it may begin or end while this reads.
         let before = directory.holder().map_err(io)?;
-        let report = journal::check(&ReadOnly(directory.clone()), progress)?;
+        let mut report = journal::check(&ReadOnly(directory.clone()), progress)?;
         let holder = before.or(directory.holder().map_err(io)?);
-        let is_settled = holder.is_none() || report.problems.is_empty() || last.as_ref() == Some(&report.problems);
-        if is_settled || read == READS_MAX {
+        reads += 1;
+        if let (Some(staying), true) = (&staying, holder.is_some()) {
+            report.problems.retain(|problem| staying.contains(problem));
+        }
+        if holder.is_none() || report.problems.is_empty() || reads == READS_MAX {
             return Ok((report, holder));
         }
-        last = Some(report.problems);
+        staying = Some(report.problems);
         std::thread::sleep(READ_PAUSE);
     }
-    Ok((Report::default(), None)) // not reached
 }
 
 fn render(path: &Path, report: &Report, holder: Option<&str>) -> String {
@@ -93,6 +97,10 @@ fn render(path: &Path, report: &Report, holder: Option<&str>) -> String {
     line("journal", format!("{id} in `{}`", path.display()));
     if let Some(holder) = holder {
         line("in use", format!("by {holder}: this shows it at some moment, and what is half written looks torn"));
+    }
+    match Tenure::decode(report.note.as_deref()) {
+        Ok(tenure) => belonging(&tenure, &mut line),
+        Err(error) => line("note", format!("can't be read ({error}): a newer program wrote it")),
     }
     line(
         "checkpoint",
@@ -131,6 +139,23 @@ fn render(path: &Path, report: &Report, holder: Option<&str>) -> String {
     text.push('\n');
     text.push_str(&meaning(report));
     text
+}
+
+/// Whose records they are.
+fn belonging(tenure: &Tenure, line: &mut impl FnMut(&str, String)) {
+    match &tenure.shard {
+        Some(shard) => line("shard", format!("{shard}, epoch {}", tenure.epoch)),
+        None => line("shard", "none: it was never assigned slots".to_owned()),
+    }
+    if let Some(tier) = tenure.tier {
+        line("database", format!("{} (`tier_id` in its table `overspill`)", tier.0));
+    }
+    for (since, slots) in &tenure.shares {
+        line("slots", format!("{slots} since epoch {since}, {} slots", slots.len()));
+    }
+    if tenure.shard.is_some() && tenure.shares.is_empty() {
+        line("slots", "none: all were given up".to_owned());
+    }
 }
 
 /// What it comes to, and what to do.
@@ -232,6 +257,7 @@ mod tests {
             effects: 42,
             confirms: 43,
             notes: 44,
+            note: None,
             unconfirmed: 45,
             last: Some(Version::new(3, 46)),
             torn: Some((problem("it ends early"), 47)),
