@@ -27,9 +27,11 @@ pub mod tier;
 // Layer 5: the two engines, each a `Service`.
 pub mod router;
 pub mod shard;
-// Layer 6: the ways in.
+// Layer 6: the ways in, and tools.
+pub mod check;
 pub mod doors;
 pub mod shell;
+pub mod transfer;
 // Layer 7: whole nodes.
 pub mod node;
 // Layer 8: the command line.
