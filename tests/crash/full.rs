@@ -47,7 +47,7 @@ async fn a_full_disk_makes_writes_busy_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_disk_is_refused_at_start_and_ends_a_secondary_that_runs() {
+async fn a_read_only_disk_is_refused_at_start_with_a_clear_error() {
     let Some(mut volume) = Volume::make() else { return };
     let database = Database::create().await;
     let data = volume.path().join("data");
