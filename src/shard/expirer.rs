@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::core::Core;
 use crate::command::Place;
+use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, is_expired};
 use crate::replication::Mutation;
 use crate::service::Error;
@@ -102,6 +103,12 @@ async fn sweep(core: &Core, tier: &SharedTier, slot: Slot) {
 /// Deletes an expired row, if under the key's latch it still is the newest that the key has.
 async fn delete_row(core: &Core, key: &Key) -> Result<(), Error> {
     let _latch = core.latches.acquire(key).await;
+    if is_planted(Rule::R27Sweep)
+        && let Some(admission) = core.store.admit(key.as_bytes().len())
+    {
+        core.commit(Mutation::Delete { key: key.clone() }, admission).await;
+        return Ok(());
+    }
     if core.store.explain(key).is_some() {
         return Ok(()); // memory knows better, and `delete_resident` looks after it
     }

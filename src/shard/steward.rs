@@ -18,6 +18,7 @@ use super::ledger::Ledger;
 use super::spiller::SetAside;
 use crate::backoff::{Backoff, Stopped};
 use crate::cluster::{Assignment, Fence, FenceToken, Holding, Incarnation, MemberState, ShardName};
+use crate::mutants::{Rule, is_planted};
 use crate::record::{Epoch, Key, Lsn};
 use crate::replication::ReplicatedLog;
 use crate::slots::SlotSet;
@@ -358,7 +359,8 @@ impl Steward {
     /// R22: the last owner of this name did not stop cleanly, and what it had not spilled died with it. Whether something may
     /// be lost, with leave.
     fn check_loss(&self, row: &Fence, wanted: &Assignment) -> Result<bool, Obstacle> {
-        if row.clean || row.slots.is_empty() || row.incarnation == self.incarnation {
+        let is_whole = row.clean || row.slots.is_empty() || row.incarnation == self.incarnation;
+        if is_whole || is_planted(Rule::R22Refusal) {
             return Ok(false);
         }
         if !(wanted.accept_loss || self.core.options.accept_loss) {
@@ -484,7 +486,7 @@ impl Steward {
         self.core.store.vacate(&SlotSet::all());
         let never = CancellationToken::new();
         let is_drained = matches!(timeout_at(deadline, self.drain(&SlotSet::all(), &never)).await, Ok(Ok(())));
-        if !is_drained {
+        if !is_drained && !is_planted(Rule::R22Clean) {
             return Err(unspilled());
         }
         match timeout_at(deadline, self.mark_clean(tier)).await {
