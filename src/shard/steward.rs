@@ -45,8 +45,15 @@ pub(super) struct Steward {
     pub stop: CancellationToken,
     /// Held while [`Steward::run`] runs.
     pub running: tokio::sync::Mutex<()>,
-    /// Ends the scan that fills the filter, when another one starts. Locked by whoever changes the filter for a scan.
-    pub filter_scan: Mutex<CancellationToken>,
+    pub filter_scan: Mutex<FilterScan>,
+}
+
+/// The scan that fills the filter, or has filled it.
+#[derive(Default)]
+pub(super) struct FilterScan {
+    slots: SlotSet,
+    /// Ends it, when another one starts.
+    stop: CancellationToken,
 }
 
 /// Why an assignment is not carried out yet.
@@ -137,7 +144,6 @@ impl Steward {
             other => (other, SlotSet::empty()),
         };
         let gained = wanted.slots.difference(&kept);
-        let lost = held.as_ref().map_or_else(SlotSet::empty, |held| held.slots.difference(&kept));
         if let Some(held) = held {
             self.let_go(&held, &kept, wanted).await?;
         }
@@ -147,11 +153,12 @@ impl Steward {
         };
         self.check_strict(&self.prepare(tier).await?)?;
         self.claim(tier, wanted, &gained).await?;
-        if !gained.is_empty() || !lost.is_empty() {
+        // Not only if something is gained or lost now: an attempt before this one may have got no further than letting go.
+        if !gained.is_empty() || self.filter_scan.lock().slots != wanted.slots {
             let letters = self.dead_letters(tier, &gained).await?;
             // From here to the end without a wait: what is in memory is held, so that it will be let go in order.
             self.hold(wanted)?;
-            let (scan, stop) = self.restart_filter();
+            let (scan, stop) = self.restart_filter(&wanted.slots);
             self.bring_back(letters, wanted.epoch, scan);
             let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
             self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
@@ -377,20 +384,17 @@ impl Steward {
     }
 
     /// Ends the scan that fills the filter, and begins another one.
-    fn restart_filter(&self) -> (ScanId, CancellationToken) {
+    fn restart_filter(&self, slots: &SlotSet) -> (ScanId, CancellationToken) {
         let stop = self.stop.child_token();
-        std::mem::replace(&mut *self.filter_scan.lock(), stop.clone()).cancel();
+        let next = FilterScan { slots: slots.clone(), stop: stop.clone() };
+        std::mem::replace(&mut *self.filter_scan.lock(), next).stop.cancel();
         let scan = self.core.store.restart_filter();
         self.core.store.extend_filter(scan, &self.set_aside.keys());
         (scan, stop)
     }
 
     /// What the tier had rejected, but what newer rows have overtaken, with room for it.
-    async fn dead_letters(
-        &self,
-        tier: &SharedTier,
-        slots: &SlotSet,
-    ) -> Result<Vec<(DeadLetter, Admission)>, Obstacle> {
+    async fn dead_letters(&self, tier: &SharedTier, slots: &SlotSet) -> Result<Vec<(DeadLetter, Admission)>, Obstacle> {
         let mut found = Vec::new();
         for &(first, last) in slots.ranges() {
             let letters = tier.buried(first, last).await?;
