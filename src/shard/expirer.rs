@@ -32,9 +32,11 @@ pub(super) async fn run(core: &Core, stop: &CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let (_serving, _in_flight) = core.enter();
-        for key in core.store.expired(core.clock.now(), KEYS_MAX) {
-            delete_resident(core, &key).await;
+        let (serving, _in_flight) = core.enter();
+        let expired = core.store.expired(core.clock.now(), KEYS_MAX);
+        // What is being handed over is the next owner's to delete: here nothing new may come on its way to the tier.
+        for key in expired.iter().filter(|key| serving.slots.contains(Slot::of(key))) {
+            delete_resident(core, key).await;
         }
         if let Some(tier) = &core.tier {
             walk.go_on(core, tier).await;
