@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql bench bench-quick lint fmt deny clean
+.PHONY: help run test test-mysql sim mutants bench bench-quick lint fmt deny clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -16,6 +16,12 @@ test: lint ## format, lints and all tests, against a MariaDB started for them (o
 test-mysql: ## the tests that speak SQL, against MySQL and against a Galera cluster (Debian only; downloads MySQL once)
 	scripts/with-mysql cargo test --locked --test tier --test it
 	scripts/with-galera cargo test --locked --test tier --test it
+
+sim: ## the simulator, for SECONDS=60 on fresh seeds; SEED=… replays one with its trace
+	SIM_SECONDS=$(or $(SECONDS),60) cargo test --locked --profile sim --test sim fresh -- --nocapture
+
+mutants: ## takes each rule out and shows that the simulator finds it; MUTANT=… only one
+	cargo test --locked --profile sim --features mutants --test sim every_rule -- --nocapture
 
 bench: ## figures of a whole cluster with MariaDB: 1,000,000 records
 	cargo build --release --locked --bins --example bench

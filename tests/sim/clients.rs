@@ -187,14 +187,7 @@ async fn execute(world: &Arc<World>, process: &Arc<Process>, parcel: Parcel) -> 
     Some(replies)
 }
 
-fn note_reply(
-    world: &World,
-    process: &Process,
-    asked: &Asked,
-    id: OpId,
-    reply: &Result<Reply, Error>,
-    clock: u64,
-) {
+fn note_reply(world: &World, process: &Process, asked: &Asked, id: OpId, reply: &Result<Reply, Error>, clock: u64) {
     let answer = answer_of(reply, value_id);
     world.trace.note(format_args!("{process} → k{} {:?}: {answer:?}", asked.key, asked.ask));
     match answer {
@@ -208,7 +201,9 @@ fn note_reply(
             world.witness.lock().ends(asked.key, asked.ask, process.life);
             invariants::refusal_fits(world, &error);
         }
-        Err(None) if !asked.ask.is_write() => world.fail(format!("a read of k{} answered `outcome unknown`", asked.key)),
+        Err(None) if !asked.ask.is_write() => {
+            world.fail(format!("a read of k{} answered `outcome unknown`", asked.key))
+        }
         Err(None) => {}
     }
     invariants::check_key(world, asked.key);

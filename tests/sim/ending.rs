@@ -54,7 +54,10 @@ async fn until(world: &Arc<World>, what: &str, holds: impl Fn() -> bool) -> bool
                 .filter_map(|name| world.up(name))
                 .map(|process| format!("{process}: {:?} {:?}", process.status(), process.shard().store().stats()))
                 .collect();
-            world.fail(format!("never came true, {} s after everything was healed: {what}; {states:?}", CONVERGE_MAX.as_secs()));
+            world.fail(format!(
+                "never came true, {} s after everything was healed: {what}; {states:?}",
+                CONVERGE_MAX.as_secs()
+            ));
             return false;
         }
         for name in 0..world.names.len() {
@@ -128,7 +131,8 @@ async fn scan_and_count(world: &Arc<World>, live: &BTreeSet<usize>) {
         world.fail(format!("a scan found {found:?}, and what can be read is {expected:?}"));
     }
     // Rows that have expired count until that is noticed.
-    let expired = world.rows.rows().iter().filter(|row| row.is_expired(overspill::clock::Timestamp(world.clock_ms()))).count();
+    let expired =
+        world.rows.rows().iter().filter(|row| row.is_expired(overspill::clock::Timestamp(world.clock_ms()))).count();
     let range = live.len() as u64..=(live.len() + expired) as u64;
     if !range.contains(&count) {
         world.fail(format!("{count} keys are counted, and {range:?} exist"));

@@ -20,18 +20,10 @@ pub struct Plan {
     pub weather: Weather,
 }
 
-/// What an acknowledged write can rely on when its process dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Memory only, but in write-through: a restart refuses (R22) until the loss is accepted.
-    None,
-}
-
 /// The cluster of a run.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub mode: WriteMode,
-    pub durability: Durability,
     pub policy: PolicyKind,
     pub capacity: usize,
     pub memory_bytes_max: usize,
@@ -67,14 +59,20 @@ pub struct Spec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     Get,
-    Put { ttl_ms: Option<u32> },
-    PutAbsent { ttl_ms: Option<u32> },
+    Put {
+        ttl_ms: Option<u32>,
+    },
+    PutAbsent {
+        ttl_ms: Option<u32>,
+    },
     /// With the version that the client saw last.
     Cas,
     Delete,
     Exists,
     Ttl,
-    Expire { ttl_ms: u32 },
+    Expire {
+        ttl_ms: u32,
+    },
     Persist,
 }
 
@@ -95,28 +93,66 @@ pub struct Fate {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     /// `kill -9`; another process of the name comes after a while, and the loss is accepted after another while.
-    Crash { shard: usize, down_ms: u32, accept_after_ms: u32 },
+    Crash {
+        shard: usize,
+        down_ms: u32,
+        accept_after_ms: u32,
+    },
     /// The same, in the moment when the tier has carried out (or: is about to carry out) its next flush.
-    CrashAtCommit { shard: usize, is_before: bool, down_ms: u32, accept_after_ms: u32 },
+    CrashAtCommit {
+        shard: usize,
+        is_before: bool,
+        down_ms: u32,
+        accept_after_ms: u32,
+    },
     /// SIGTERM.
-    Stop { shard: usize, down_ms: u32, accept_after_ms: u32 },
+    Stop {
+        shard: usize,
+        down_ms: u32,
+        accept_after_ms: u32,
+    },
     /// A new process takes the name while the old one, cut off from everybody but the tier, goes on.
-    Usurp { shard: usize, accept_after_ms: u32 },
+    Usurp {
+        shard: usize,
+        accept_after_ms: u32,
+    },
     /// No client reaches it.
-    CutOff { shard: usize, ms: u32 },
+    CutOff {
+        shard: usize,
+        ms: u32,
+    },
     /// The tier answers nothing but errors, at once or after its time-out.
-    TierAway { ms: u32, hangs: bool },
+    TierAway {
+        ms: u32,
+        hangs: bool,
+    },
     /// The tier's process dies: transactions under way are lost, or their answers are; then it is away.
-    TierKilled { ms: u32 },
-    TierSlow { ms: u32, factor: u32 },
+    TierKilled {
+        ms: u32,
+    },
+    TierSlow {
+        ms: u32,
+        factor: u32,
+    },
     /// No connection is left for anybody.
-    PoolExhausted { ms: u32 },
+    PoolExhausted {
+        ms: u32,
+    },
     /// The tier rejects writes of a key.
-    Poison { key: usize, ms: u32 },
-    ClockJump { ms: i64 },
-    ClockRate { percent: u32 },
+    Poison {
+        key: usize,
+        ms: u32,
+    },
+    ClockJump {
+        ms: i64,
+    },
+    ClockRate {
+        percent: u32,
+    },
     /// The slots below this share of all keys belong to the first shard, the others to the second.
-    Move { share_percent: u32 },
+    Move {
+        share_percent: u32,
+    },
 }
 
 /// How often the tier does what to a single call, in 1/1000.
@@ -163,7 +199,6 @@ impl Setup {
         let sweep_ms = if all_slots { 3_600_000 } else { [10_000, 60_000, 3_600_000][rng.random_range(0..3)] };
         Self {
             mode: modes[rng.random_range(0..modes.len())],
-            durability: Durability::None,
             policy: PolicyKind::ALL[rng.random_range(0..3)],
             capacity: rng.random_range(1..=6),
             // Far below what production allows: so that memory is full now and then (R15).

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::figures::Figures;
+use crate::panics;
 use crate::plan::Plan;
 use crate::shrink::shrink;
 use crate::world::{Outcome, run};
-use crate::panics;
 
 /// Every so many seeds one is run twice.
 const TWICE: u64 = 100;

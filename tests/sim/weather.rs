@@ -212,7 +212,11 @@ impl Now {
         bound += usual.stalls;
         if dice < bound {
             let stall_ms = [50, 500, 4000][self.rng.random_range(0..3)];
-            if self.rng.random_bool(0.5) { course.there_ms += stall_ms } else { course.back_ms += stall_ms }
+            if self.rng.random_bool(0.5) {
+                course.there_ms += stall_ms
+            } else {
+                course.back_ms += stall_ms
+            }
             return true;
         }
         false

@@ -17,7 +17,8 @@ pub use search::Verdict;
 pub fn check_key(ops: &[Op]) -> Result<(), String> {
     let last = ops.iter().map(|op| op.segment).max().unwrap_or(0);
     for segment in 0..=last {
-        let of_segment: Vec<Op> = ops.iter().filter(|op| op.segment == segment && says_something(op)).copied().collect();
+        let of_segment: Vec<Op> =
+            ops.iter().filter(|op| op.segment == segment && says_something(op)).copied().collect();
         check_segment(&of_segment, segment > 0).map_err(|reason| format!("{reason} (segment {segment} of {last})"))?;
     }
     Ok(())
@@ -44,7 +45,9 @@ fn check_segment(ops: &[Op], starts_anyhow: bool) -> Result<(), String> {
     let ops = &with_an_end(ops);
     match search::search(ops, starts_anyhow) {
         Verdict::Linearizable => Ok(()),
-        Verdict::TooHard { best } => Err(format!("the search was given up, the history is too hard: {}", explain(ops, best))),
+        Verdict::TooHard { best } => {
+            Err(format!("the search was given up, the history is too hard: {}", explain(ops, best)))
+        }
         Verdict::Impossible { best } => Err(explain(ops, best)),
     }
 }

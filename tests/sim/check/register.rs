@@ -78,7 +78,10 @@ pub fn check(ops: &[Op]) -> Result<(), String> {
         if let [a, b] = pair
             && b.first_end < a.last_begin
         {
-            return Err(format!("values {:?} and {:?} were both there at a time, each before and after the other", a.value, b.value));
+            return Err(format!(
+                "values {:?} and {:?} were both there at a time, each before and after the other",
+                a.value, b.value
+            ));
         }
     }
     for inner in backward {

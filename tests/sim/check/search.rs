@@ -13,8 +13,12 @@ const CONFIGURATIONS_MAX: usize = 2_000_000;
 pub enum Verdict {
     Linearizable,
     /// With the longest order that was found.
-    Impossible { best: Vec<usize> },
-    TooHard { best: Vec<usize> },
+    Impossible {
+        best: Vec<usize>,
+    },
+    TooHard {
+        best: Vec<usize>,
+    },
 }
 
 /// A step of the order that is being tried.

@@ -13,7 +13,8 @@ pub fn absent_is_in_the_tier(world: &World, process: &Process, key: usize) {
     let seen = witness.seen(key).clone();
     if let Some(sighting) = sighting {
         if sighting.version < seen.version {
-            return world.fail(format!("{process} has {name} at {}, and {} was seen before", sighting.version, seen.version));
+            return world
+                .fail(format!("{process} has {name} at {}, and {} was seen before", sighting.version, seen.version));
         }
         if world.setup().mode == WriteMode::Through && sighting.place != (Place::Memory { clean: true }) {
             return; // nobody was told yet: it may die with its process
