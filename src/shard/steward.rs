@@ -166,8 +166,8 @@ impl Steward {
         let prepared = self.prepare(tier).await?;
         self.check_strict(&prepared)?;
         self.claim(tier, wanted, &gained).await?;
-        self.tenure.hold(prepared.id, wanted, &kept, self.incarnation).await?;
-        let unread = self.ledger.lock().unread.union(&gained);
+        self.tenure.hold(prepared.id, wanted, &kept, self.core.log.last_lsn(), self.incarnation).await?;
+        let unread = self.ledger.lock().unread.intersection(&wanted.slots).union(&gained);
         // Not only if something is gained or lost now: an attempt before this one may have got no further than letting go.
         if !unread.is_empty() || self.filter_scan.lock().slots != wanted.slots {
             let letters = self.dead_letters(tier, &unread).await?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::{Assignment, Fence, Holding, Incarnation, ShardName, TierId};
 use crate::command::Effect;
 use crate::journal::Journal;
-use crate::record::{Epoch, JournalId};
+use crate::record::{Epoch, JournalId, Lsn, Version};
 use crate::replication::LogError;
 use crate::slots::{Slot, SlotSet};
 use crate::task::Blocking;
@@ -22,9 +22,9 @@ pub struct Tenure {
     pub shard: Option<ShardName>,
     pub tier: Option<TierId>,
     pub epoch: Epoch,
-    /// The slots that it holds, and since which epoch. Older effects of a slot belong to an earlier tenure: they have reached the
-    /// tier, and others may have written the slot since.
-    pub shares: Vec<(Epoch, SlotSet)>,
+    /// The slots that it holds, and since which version. Older effects of a slot belong to an earlier tenure: they have reached
+    /// the tier or were given up, and others may have written the slot since.
+    pub shares: Vec<(Version, SlotSet)>,
     /// The lives of the process that may stand in the fence.
     pub incarnations: Vec<Incarnation>,
 }
@@ -51,7 +51,7 @@ impl Tenure {
     /// Whether an effect in the journal is of this tenure.
     pub fn covers(&self, effect: &Effect) -> bool {
         let slot = Slot::of(effect.key());
-        self.shares.iter().any(|(since, slots)| *since <= effect.version().epoch && slots.contains(slot))
+        self.shares.iter().any(|(since, slots)| *since < effect.version() && slots.contains(slot))
     }
 
     fn keep(&mut self, kept: &SlotSet) {
@@ -107,19 +107,21 @@ impl TenureKeeper {
         self.write(|tenure| tenure.incarnations.push(life)).await
     }
 
-    /// The fence says that this life holds what is wanted; `kept` of it it held before.
+    /// The fence says that this life holds what is wanted; `kept` of it it held before. Whatever it writes to the rest comes
+    /// after `last`.
     pub async fn hold(
         &self,
         tier: TierId,
         wanted: &Assignment,
         kept: &SlotSet,
+        last: Lsn,
         life: Incarnation,
     ) -> Result<(), LogError> {
         self.write(|tenure| {
             tenure.keep(kept);
             let gained = wanted.slots.difference(&tenure.slots());
             if !gained.is_empty() {
-                tenure.shares.push((wanted.epoch, gained));
+                tenure.shares.push((Version { epoch: wanted.epoch, lsn: last }, gained));
             }
             tenure.shard = Some(wanted.shard.clone());
             tenure.tier = Some(tier);

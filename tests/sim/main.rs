@@ -13,6 +13,7 @@
 mod check;
 mod clients;
 mod clock;
+mod disk;
 mod ending;
 mod faults;
 mod figures;
