@@ -59,6 +59,11 @@ impl Steward {
             self.tenure.keep(&slots).await?;
         }
         self.core.log.begin(row.epoch, row.lsn);
+        // First the letters, while nothing can be flushed: a flush of something newer has to settle them, or they would bring back
+        // what it has overtaken. There is room for them as there was in the life before.
+        let letters = self.dead_letters(tier, &slots, true).await?;
+        let (scan, _) = self.restart_filter(&slots);
+        self.bring_back(letters, row.epoch, scan);
         self.tenure.announce(self.incarnation).await?;
         let (seen, epoch) = (row.token, row.epoch);
         let row = Fence {

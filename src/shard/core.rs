@@ -50,6 +50,8 @@ pub(super) struct Core {
     pub counters: Counters,
     serving: RwLock<Arc<Serving>>,
     tier_is_up: AtomicBool,
+    /// See [`Core::check_rows`].
+    rows_count: AtomicBool,
 }
 
 /// What the shard serves now. Replaced as a whole.
@@ -115,6 +117,7 @@ impl Core {
                 "no primary has told this secondary which slots to serve yet",
             ))),
             tier_is_up: AtomicBool::new(false),
+            rows_count: AtomicBool::new(false),
         }
     }
 
@@ -292,8 +295,28 @@ impl Core {
     pub async fn know(&self, key: &Key, deadline: Instant) -> Result<Known, Error> {
         match self.store.get(key, self.clock.now()) {
             Lookup::Known(known) => Ok(known),
-            Lookup::Unknown => self.loader.load(self, key, deadline).await,
+            Lookup::Unknown => {
+                self.check_rows()?;
+                self.loader.load(self, key, deadline).await
+            }
         }
+    }
+
+    /// Whether rows are the last word on what is not in memory. Not while the shard serves what it has from its journal without
+    /// having had its fence since the start: dead letters may be newer, and others may have been given its slots.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if they are not.
+    pub fn check_rows(&self) -> Result<(), Error> {
+        // Relaxed: nothing is served on its account before the shard's task has set it and gone on to serve.
+        if self.rows_count.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Error::Unavailable("the tier was not reached since this secondary started".to_owned()))
+    }
+
+    pub fn set_rows_count(&self, do_they: bool) {
+        self.rows_count.store(do_they, Ordering::Relaxed);
     }
 
     /// Waits for room in memory (R15).

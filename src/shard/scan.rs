@@ -20,6 +20,9 @@ const CHUNK_SLOTS_MAX: u16 = 4096;
 
 /// One page, of the contiguous slots of this shard that the cursor stands in.
 pub(super) async fn page(core: &Core, serving: &Serving, cursor: Cursor, limit: u32) -> Result<Reply, Error> {
+    if core.tier.is_some() {
+        core.check_rows()?;
+    }
     let limit = (limit as usize).clamp(1, PAGE_KEYS_MAX);
     let first = Slot::try_from(cursor.slot).map_err(|error| Error::Invalid(error.to_string()))?;
     let range = serving.slots.ranges().iter().find(|(from, to)| (*from..=*to).contains(&first));

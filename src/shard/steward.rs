@@ -170,7 +170,7 @@ impl Steward {
         let unread = self.ledger.lock().unread.intersection(&wanted.slots).union(&gained);
         // Not only if something is gained or lost now: an attempt before this one may have got no further than letting go.
         if !unread.is_empty() || self.filter_scan.lock().slots != wanted.slots {
-            let letters = self.dead_letters(tier, &unread).await?;
+            let letters = self.dead_letters(tier, &unread, false).await?;
             // From here to the end without a wait: what is in memory is held, so that it will be let go in order.
             self.hold(wanted)?;
             let (scan, stop) = self.restart_filter(&wanted.slots);
@@ -179,6 +179,7 @@ impl Steward {
             self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
             self.ledger.lock().unread = SlotSet::empty();
         }
+        self.core.set_rows_count(true);
         self.take_over(wanted).await
     }
 
@@ -309,7 +310,7 @@ impl Steward {
     }
 
     /// Ends the scan that fills the filter, and begins another one.
-    fn restart_filter(&self, slots: &SlotSet) -> (ScanId, CancellationToken) {
+    pub(super) fn restart_filter(&self, slots: &SlotSet) -> (ScanId, CancellationToken) {
         let stop = self.stop.child_token();
         let next = FilterScan { slots: slots.clone(), stop: stop.clone() };
         std::mem::replace(&mut *self.filter_scan.lock(), next).stop.cancel();
@@ -318,8 +319,13 @@ impl Steward {
         (scan, stop)
     }
 
-    /// What the tier had rejected, but what newer rows have overtaken, with room for it.
-    async fn dead_letters(&self, tier: &SharedTier, slots: &SlotSet) -> Result<Vec<(DeadLetter, Admission)>, Obstacle> {
+    /// What the tier had rejected, but what newer rows have overtaken, with room for it; `anyway` also where there is none.
+    pub(super) async fn dead_letters(
+        &self,
+        tier: &SharedTier,
+        slots: &SlotSet,
+        anyway: bool,
+    ) -> Result<Vec<(DeadLetter, Admission)>, Obstacle> {
         let mut found = Vec::new();
         for &(first, last) in slots.ranges() {
             let letters = tier.buried(first, last).await?;
@@ -330,15 +336,19 @@ impl Steward {
                     tier.unbury(&key, letter.effect.version()).await?;
                     continue;
                 }
-                let room = self.core.room(letter.effect.size_bytes(), Instant::now() + DEAD_LETTER_TIMEOUT).await;
+                let bytes = letter.effect.size_bytes();
+                let room = match anyway {
+                    true => Ok(self.core.store.admit_anyway(bytes)),
+                    false => self.core.room(bytes, Instant::now() + DEAD_LETTER_TIMEOUT).await,
+                };
                 found.push((letter, room.map_err(|error| Obstacle::Wait(error.to_string()))?));
             }
         }
         Ok(found)
     }
 
-    /// Takes what the tier had rejected into memory.
-    fn bring_back(&self, letters: Vec<(DeadLetter, Admission)>, epoch: Epoch, scan: ScanId) {
+    /// Takes what the tier had rejected into memory, and notes what is newer there: its flush settles the letter.
+    pub(super) fn bring_back(&self, letters: Vec<(DeadLetter, Admission)>, epoch: Epoch, scan: ScanId) {
         for (DeadLetter { effect, reason }, admission) in letters {
             let (key, version) = (effect.key().clone(), effect.version());
             warn!(%version, reason, "a dead letter is back in memory");

@@ -201,8 +201,12 @@ impl Store {
 
     /// Takes in an effect that was committed in an earlier life, whether or not there is room: it was admitted then.
     pub fn restore(&self, effect: &Effect) {
-        let admission = self.budget.admit_anyway(effect.size_bytes());
-        self.apply(effect, admission);
+        self.apply(effect, self.admit_anyway(effect.size_bytes()));
+    }
+
+    /// Room for what was admitted in an earlier life, even where there is none.
+    pub fn admit_anyway(&self, payload_bytes: usize) -> Admission {
+        self.budget.admit_anyway(payload_bytes)
     }
 
     /// What the tier does not have yet among the next entries of memory, and where to go on; `None` at the end. What changes

@@ -10,6 +10,7 @@ use overspill::journal::{Disk, DiskFile};
 use overspill::task::Blocking;
 use rand::Rng;
 use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 
 use crate::world::{Process, World};
@@ -149,14 +150,21 @@ pub fn rot(disk: &MemoryDisk, rng: &mut SmallRng) -> bool {
     let is_checkpoint = rng.random_bool(0.3);
     let Some(file) = newest(if is_checkpoint { "checkpoint" } else { "segment" }) else { return false };
     let frames = frames(&disk.bytes(file).unwrap_or_default());
-    let covered = if is_checkpoint { frames.len() } else { frames.len().saturating_sub(1) };
-    let Some(&(start, end)) = frames.get(rng.random_range(0..covered.max(1))).filter(|_| covered > 0) else {
-        return false;
-    };
-    disk.rot(file, rng.random_range(start..end) as u64)
+    let durable = frames.iter().map(|frame| frame.durable).max().unwrap_or(0);
+    let covered: Vec<&Found> = frames.iter().filter(|frame| is_checkpoint || frame.seq <= durable).collect();
+    let Some(frame) = covered.choose(rng) else { return false };
+    disk.rot(file, rng.random_range(frame.start..frame.end) as u64)
 }
 
-fn frames(bytes: &[u8]) -> Vec<(usize, usize)> {
+/// Where a frame lies, its number, and the highest number that was synced when it was written.
+struct Found {
+    start: usize,
+    end: usize,
+    seq: u64,
+    durable: u64,
+}
+
+fn frames(bytes: &[u8]) -> Vec<Found> {
     let mut frames = Vec::new();
     let mut at = FILE_HEADER;
     while let Some(header) = bytes.get(at..at + FRAME_HEADER).filter(|header| header[..4] != [0; 4]) {
@@ -165,7 +173,8 @@ fn frames(bytes: &[u8]) -> Vec<(usize, usize)> {
         if end > bytes.len() {
             break; // torn
         }
-        frames.push((at, end));
+        let number = |from: usize| u64::from_le_bytes(header[from..from + 8].try_into().expect("eight bytes"));
+        frames.push(Found { start: at, end, seq: number(16), durable: number(24) });
         at = end;
     }
     frames

@@ -1,6 +1,7 @@
 //! R13: what is absent from a shard's memory is in the tier, in its newest committed version or a newer one, or does not
 //! exist. And versions of a key only rise (R1).
 
+use overspill::cluster::MemberState;
 use overspill::command::Place;
 use overspill::shard::WriteMode;
 
@@ -21,6 +22,9 @@ pub fn absent_is_in_the_tier(world: &World, process: &Process, key: usize) {
         }
         let is_live = sighting.place != Place::Deleting;
         return witness.saw(key, sighting.version, is_live, sighting.expires_at.map(|at| at.0));
+    }
+    if process.status().state != MemberState::Serving {
+        return; // it does not ask the tier yet, and says so
     }
     let row = world.rows.row(name);
     match row {
