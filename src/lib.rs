@@ -7,6 +7,7 @@
 // Layer 0: the outside world as passed-in things.
 pub mod backoff;
 pub mod clock;
+mod sync;
 pub mod task;
 // Layer 1: what is stored.
 pub mod record;

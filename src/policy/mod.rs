@@ -5,6 +5,8 @@
 
 mod coldest;
 mod fifo;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod lfu;
 mod lru;
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! Always written before it is relied on: slots are given up here first and then in the fence; they are gained in the fence
 //! first, and then here, before anything of them is acknowledged.
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Assignment, Fence, Holding, Incarnation, ShardName, TierId};
@@ -12,6 +11,7 @@ use crate::journal::Journal;
 use crate::record::{Epoch, JournalId};
 use crate::replication::LogError;
 use crate::slots::{Slot, SlotSet};
+use crate::sync::Mutex;
 
 /// The note in the journal, as postcard.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
