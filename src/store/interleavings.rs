@@ -135,12 +135,12 @@ fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
 #[test]
 fn no_more_is_admitted_than_the_bounds_allow_and_all_of_it_comes_back() {
     const RECORDS: usize = 2;
-    const BYTES: usize = 3 * OVERHEAD_BYTES;
+    const BYTES: usize = 4 * OVERHEAD_BYTES;
     check(2_000, || {
         let budget = Budget::new(RECORDS, BYTES);
         let (records, bytes) = (Arc::new(Plain::new(0)), Arc::new(Plain::new(0)));
-        // Three small ones are one too many by records, a large one and a small one too many by bytes.
-        let threads = [0, 10, 2 * OVERHEAD_BYTES].map(|payload_bytes| {
+        // Three small ones are one too many by records; by bytes, the large one goes with the first only.
+        let threads = [0, 10, 20, 2 * OVERHEAD_BYTES].map(|payload_bytes| {
             let (budget, records, bytes) = (budget.clone(), records.clone(), bytes.clone());
             thread::spawn(move || {
                 for is_entry in [false, true] {
