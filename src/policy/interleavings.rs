@@ -31,7 +31,7 @@ fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
 #[test]
 fn a_late_hit_does_not_take_a_later_one_back() {
     for kind in [PolicyKind::Lru, PolicyKind::Lfu] {
-        check(1_500, move || {
+        check(5_000, move || {
             let policy = policy(kind, 3);
             // Whoever looks at recency alone: 0 is used before 1 by one thread, and the others use 1. Uses are equal.
             policy.read().hit(0);
@@ -43,7 +43,7 @@ fn a_late_hit_does_not_take_a_later_one_back() {
 
 #[test]
 fn no_count_is_lost() {
-    check(1_500, || {
+    check(5_000, || {
         let policy = policy(PolicyKind::Lfu, 3);
         join([spawn_hits(&policy, &[1]), spawn_hits(&policy, &[1])]);
         // One use less, and later: it leaves before 1, which would be colder had a count been lost.
@@ -54,7 +54,7 @@ fn no_count_is_lost() {
 
 #[test]
 fn a_hit_counts_for_every_eviction_that_begins_after_it() {
-    check(1_500, || {
+    check(5_000, || {
         let policy = policy(PolicyKind::Lru, 3);
         // Plain: to watch is no step.
         let (hits, begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

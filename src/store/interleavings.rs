@@ -136,7 +136,7 @@ fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
 fn no_more_is_admitted_than_the_bounds_allow_and_all_of_it_comes_back() {
     const RECORDS: usize = 2;
     const BYTES: usize = 4 * OVERHEAD_BYTES;
-    check(2_000, || {
+    check(4_000, || {
         let budget = Budget::new(RECORDS, BYTES);
         let (records, bytes) = (Arc::new(Plain::new(0)), Arc::new(Plain::new(0)));
         // Three small ones are one too many by records; by bytes, the large one goes with the first only.
@@ -171,7 +171,7 @@ fn no_more_is_admitted_than_the_bounds_allow_and_all_of_it_comes_back() {
 /// R12: a load that a write has overtaken, and whose record is out of memory again by then, keeps nothing.
 #[test]
 fn a_load_never_brings_back_what_was_overwritten() {
-    check(2_500, || {
+    check(8_000, || {
         let world = World::new(1);
         world.put(&set("a", 1));
         world.put(&set("b", 2));

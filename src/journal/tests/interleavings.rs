@@ -108,7 +108,7 @@ fn assert_holds(disk: &MemoryDisk, effects: &[Effect]) {
 
 #[test]
 fn what_was_answered_survives_a_loss_of_power_at_any_moment() {
-    check(400, || {
+    check(700, || {
         let story = Story::new(Fsync::Always);
         let writers = story.spawn_writers();
         let told = story.told();
@@ -162,7 +162,7 @@ fn a_stop_at_any_moment_refuses_an_append_or_makes_it_durable() {
 
 #[test]
 fn a_failed_sync_is_told_to_all_who_wait_and_to_all_who_come() {
-    check(400, || {
+    check(700, || {
         let story = Story::new(Fsync::Always);
         let writers = story.spawn_writers();
         story.disk.fail_next_sync();
@@ -182,7 +182,7 @@ fn a_failed_sync_is_told_to_all_who_wait_and_to_all_who_come() {
 
 #[test]
 fn a_task_that_is_dropped_leaves_nobody_waiting() {
-    check(400, || {
+    check(700, || {
         let story = Story::new(Fsync::Always);
         let writers = story.spawn_writers();
         while !story.has_begun.load(Ordering::SeqCst) {
@@ -198,7 +198,7 @@ fn a_task_that_is_dropped_leaves_nobody_waiting() {
 
 #[test]
 fn a_checkpoint_misses_nothing_that_was_answered() {
-    check(400, || {
+    check(700, || {
         let story = Story::new(Fsync::Always);
         let table: Arc<Mutex<Vec<Effect>>> = Arc::default();
         let writers = [story.spawn_writer("a", [1, 2], &table), story.spawn_writer("b", [3, 4], &table)];
@@ -210,6 +210,30 @@ fn a_checkpoint_misses_nothing_that_was_answered() {
         story.disk.lose_unsynced();
         join(writers);
         let disk = story.disk.clone();
+        story.end();
+        assert_holds(&disk, &told);
+    });
+}
+
+/// The least of it, so often that an append's every step meets every step of the checkpoint.
+#[test]
+fn a_checkpoint_waits_for_an_append_that_it_overtakes() {
+    check(3_000, || {
+        let story = Story::new(Fsync::Always);
+        let (journal, told) = (story.journal.clone(), story.told.clone());
+        let table: Arc<Mutex<Vec<Effect>>> = Arc::default();
+        let applied = table.clone();
+        let writer = thread::spawn(move || {
+            let pending = journal.append(&[set("a", 1, "v")]).unwrap();
+            future::block_on(pending.durable()).unwrap();
+            told.lock().unwrap().push(set("a", 1, "v"));
+            applied.lock().push(set("a", 1, "v"));
+        });
+        let mut checkpoint = future::block_on(story.journal.begin_checkpoint(&OnThreads)).unwrap();
+        checkpoint.write(&table.lock().clone()).unwrap();
+        checkpoint.finish().unwrap();
+        writer.join().unwrap();
+        let (disk, told) = (story.disk.clone(), story.told());
         story.end();
         assert_holds(&disk, &told);
     });
