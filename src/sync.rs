@@ -4,7 +4,8 @@
 //! goes on, so that interleavings are tried by the thousand and can be repeated. What locks, and what is shared without a
 //! lock, takes its primitives from here; it knows nothing of what they guard.
 
-#[cfg(all(test, feature = "shuttle"))]
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
 mod controlled;
 
 #[cfg(all(test, feature = "shuttle"))]

@@ -5,7 +5,8 @@
 
 mod coldest;
 mod fifo;
-#[cfg(all(test, feature = "shuttle"))]
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
 mod interleavings;
 mod lfu;
 mod lru;

@@ -22,7 +22,8 @@ mod expirer;
 mod fence;
 mod filter;
 mod group;
-#[cfg(all(test, feature = "shuttle"))]
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
 mod interleavings;
 mod latches;
 mod ledger;

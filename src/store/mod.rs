@@ -14,7 +14,8 @@ mod entry;
 mod fills;
 mod filter;
 mod hash;
-#[cfg(all(test, feature = "shuttle"))]
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
 mod interleavings;
 mod partition;
 mod slot_lists;

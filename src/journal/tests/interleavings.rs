@@ -218,7 +218,7 @@ fn a_checkpoint_misses_nothing_that_was_answered() {
 /// The least of it, so often that an append's every step meets every step of the checkpoint.
 #[test]
 fn a_checkpoint_waits_for_an_append_that_it_overtakes() {
-    check(3_000, || {
+    check(8_000, || {
         let story = Story::new(Fsync::Always);
         let (journal, told) = (story.journal.clone(), story.told.clone());
         let table: Arc<Mutex<Vec<Effect>>> = Arc::default();
