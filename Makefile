@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash shuttle bench bench-quick lint fmt deny clean
+.PHONY: help run test test-mysql crash shuttle sim mutants bench bench-quick bench-durable lint fmt deny clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -24,6 +24,12 @@ crash: ## kill -9 of real processes at random under load: ROUNDS=200, and SEED=�
 shuttle: ## interleavings of locks, atomics and wake-ups under a scheduler: ROUNDS=50 times what `make test` tries
 	ROUNDS=$(or $(ROUNDS),50) cargo test --locked --features shuttle --lib interleavings -- --nocapture
 
+sim: ## the simulator, for SECONDS=60 on fresh seeds; SEED=… replays one with its trace
+	SIM_SECONDS=$(or $(SECONDS),60) cargo test --locked --profile sim --test sim fresh -- --nocapture
+
+mutants: ## takes each rule out and shows that the simulator finds it; MUTANT=… only one
+	cargo test --locked --profile sim --features mutants --test sim every_rule -- --nocapture
+
 bench: ## figures of a whole cluster with MariaDB: 1,000,000 records
 	cargo build --release --locked --bins --example bench
 	$(DATABASE) target/release/examples/bench
@@ -31,6 +37,10 @@ bench: ## figures of a whole cluster with MariaDB: 1,000,000 records
 bench-quick: ## the same with 100,000 records
 	cargo build --release --locked --bins --example bench
 	$(DATABASE) target/release/examples/bench --quick
+
+bench-durable: ## writes with a sync each, beside redis-server with appendfsync always
+	cargo build --release --locked --bins --example bench
+	target/release/examples/bench durable
 
 lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy
 	scripts/setup

@@ -3,6 +3,8 @@
 //! Always written before it is relied on: slots are given up here first and then in the fence; they are gained in the fence
 //! first, and then here, before anything of them is acknowledged.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Assignment, Fence, Holding, Incarnation, ShardName, TierId};
@@ -12,6 +14,7 @@ use crate::record::{Epoch, JournalId};
 use crate::replication::LogError;
 use crate::slots::{Slot, SlotSet};
 use crate::sync::Mutex;
+use crate::task::Blocking;
 
 /// The note in the journal, as postcard.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,21 +63,20 @@ impl Tenure {
 }
 
 /// Keeps the note up to date. Without a journal there is none.
-#[derive(Debug)]
 pub(super) struct TenureKeeper {
-    journal: Option<Journal>,
+    journal: Option<(Journal, Arc<dyn Blocking>)>,
     tenure: Mutex<Tenure>,
     has_inherited: bool,
 }
 
 impl TenureKeeper {
-    pub fn new(journal: Option<Journal>, tenure: Tenure, has_inherited: bool) -> Self {
+    pub fn new(journal: Option<(Journal, Arc<dyn Blocking>)>, tenure: Tenure, has_inherited: bool) -> Self {
         Self { journal, tenure: Mutex::new(tenure), has_inherited }
     }
 
     /// Zero without a journal.
     pub fn journal_id(&self) -> JournalId {
-        self.journal.as_ref().map_or(JournalId(0), Journal::id)
+        self.journal.as_ref().map_or(JournalId(0), |(journal, _)| journal.id())
     }
 
     /// Whether there were records in the journal that the tier did not have when the process started.
@@ -133,15 +135,16 @@ impl TenureKeeper {
     }
 
     async fn write(&self, change: impl FnOnce(&mut Tenure)) -> Result<(), LogError> {
-        let Some(journal) = &self.journal else { return Ok(()) };
+        let Some((journal, blocking)) = &self.journal else { return Ok(()) };
         let mut tenure = self.tenure.lock().clone();
         change(&mut tenure);
         if *self.tenure.lock() == tenure {
             return Ok(());
         }
         let note = postcard::to_stdvec(&tenure).map_err(|error| LogError::Broken(error.to_string()))?;
-        let pending = journal.append_note(&note).map_err(LogError::from)?;
-        pending.durable().await.map_err(LogError::from)?;
+        let pending = journal.append_note(&note)?;
+        pending.durable().await?;
+        journal.sync(&**blocking).await?; // also where writes don't wait for that
         *self.tenure.lock() = tenure;
         Ok(())
     }

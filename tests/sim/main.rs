@@ -18,6 +18,8 @@ mod faults;
 mod figures;
 mod history;
 mod invariants;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod panics;
 mod plan;
 mod primary;

@@ -20,18 +20,10 @@ pub struct Plan {
     pub weather: Weather,
 }
 
-/// What an acknowledged write can rely on when its process dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Memory only, but in write-through: a restart refuses (R22) until the loss is accepted.
-    None,
-}
-
 /// The cluster of a run.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub mode: WriteMode,
-    pub durability: Durability,
     pub policy: PolicyKind,
     pub capacity: usize,
     pub memory_bytes_max: usize,
@@ -207,7 +199,6 @@ impl Setup {
         let sweep_ms = if all_slots { 3_600_000 } else { [10_000, 60_000, 3_600_000][rng.random_range(0..3)] };
         Self {
             mode: modes[rng.random_range(0..modes.len())],
-            durability: Durability::None,
             policy: PolicyKind::ALL[rng.random_range(0..3)],
             capacity: rng.random_range(1..=6),
             // Far below what production allows: so that memory is full now and then (R15).

@@ -1,12 +1,13 @@
 //! Figures of a cluster as a user runs it: real processes of `secondary` and `primary`, a real database
 //! (`KV_TEST_MYSQL_URL`, or else SQLite), and clients that speak RPC through the primary.
 //!
-//! `cargo run --release --example bench [-- --quick]`, or `make bench-quick`, which starts a MariaDB around it.
+//! `cargo run --release --example bench [-- --quick]`, or `make bench-quick`, which starts a MariaDB around it; with `durable`
+//! (`make bench-durable`) writes with a sync each, beside Redis.
+
+mod cluster;
+mod durable;
 
 use std::error::Error;
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use overspill::command::{Command, Condition, Reply, ShardStats};
 use overspill::record::{Key, Value};
 use overspill::rpc::{Client, Options};
 use overspill::service::{Batch, Service};
+
+use crate::cluster::Cluster;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -31,6 +34,9 @@ const ORIGINAL: [(&str, f64); 4] =
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
+    if std::env::args().any(|arg| arg == "durable") {
+        return durable::run().await;
+    }
     let is_quick = std::env::args().any(|arg| arg == "--quick");
     let records = if is_quick { 100_000 } else { 1_000_000 };
     let directory = tempfile::tempdir()?;
@@ -44,7 +50,7 @@ async fn main() -> Outcome<()> {
     println!("{:<34} {:>14} {:>16}", "", "a second", "times original");
 
     let cluster = Cluster::start("none", 10 * records)?;
-    let clients = cluster.clients().await?;
+    let clients = connect(cluster.primary(), CONNECTIONS).await?;
     for (batch, name) in [(1, "one at a time"), (64, "64 a batch")] {
         report("PUT in memory", name, records, drive(&clients, records, batch, put).await?);
         report("GET in memory", name, records, drive(&clients, records, batch, get).await?);
@@ -52,7 +58,7 @@ async fn main() -> Outcome<()> {
     drop((clients, cluster));
 
     let cluster = Cluster::start(&tier, 1_000)?;
-    let clients = cluster.clients().await?;
+    let clients = connect(cluster.primary(), CONNECTIONS).await?;
     report("PUT evicting", "one at a time", records, drive(&clients, records, 1, put).await?);
     let started = Instant::now();
     let more = drive(&clients, records, 64, put).await?;
@@ -170,70 +176,16 @@ fn database_url(url: &str, id: u32) -> String {
     format!("mysql://{server}/overspill_bench_{id}")
 }
 
-/// A secondary and a primary, as processes that end with it.
-struct Cluster {
-    /// Of the journal.
-    data: tempfile::TempDir,
-    processes: Vec<Child>,
-    primary: String,
-}
-
-impl Cluster {
-    fn start(tier: &str, capacity: usize) -> Outcome<Self> {
-        let (secondary, primary) = (free_port()?, free_port()?);
-        // Beside the binaries: a temporary directory of the system may lie in memory.
-        let data = tempfile::TempDir::new_in(binary("secondary")?.parent().ok_or("no target directory")?)?;
-        let mut cluster = Self { data, processes: Vec::new(), primary: format!("127.0.0.1:{primary}") };
-        let secondary_address = format!("127.0.0.1:{secondary}");
-        let capacity = capacity.to_string();
-        cluster.spawn("secondary", &[&cluster.primary.clone(), &secondary.to_string(), tier, &capacity])?;
-        cluster.spawn("primary", &[&primary.to_string(), &secondary_address])?;
-        Ok(cluster)
-    }
-
-    fn spawn(&mut self, name: &str, args: &[&str]) -> Outcome<()> {
-        let child = Process::new(binary(name)?)
-            .args(args)
-            .env("KV_LOG", "error")
-            .env("KV_DATA_DIR", self.data.path())
-            .stdin(Stdio::null())
-            .spawn()?;
-        self.processes.push(child);
-        Ok(())
-    }
-
-    /// Connections to the primary, once it serves.
-    async fn clients(&self) -> Outcome<Vec<Arc<Client>>> {
-        let clients: Vec<_> =
-            (0..CONNECTIONS).map(|_| Arc::new(Client::spawn(self.primary.clone(), Options::default()))).collect();
-        let deadline = Instant::now() + TIMEOUT;
-        while let Err(error) = drive(&clients, CONNECTIONS * CALLERS_PER_CONNECTION, 1, get_absent).await {
-            if Instant::now() > deadline {
-                return Err(error);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+/// Connections to a node, once it serves.
+async fn connect(address: &str, connections: usize) -> Outcome<Vec<Arc<Client>>> {
+    let clients: Vec<_> =
+        (0..connections).map(|_| Arc::new(Client::spawn(address.to_owned(), Options::default()))).collect();
+    let deadline = Instant::now() + TIMEOUT;
+    while let Err(error) = drive(&clients, 64, 1, get_absent).await {
+        if Instant::now() > deadline {
+            return Err(error);
         }
-        Ok(clients)
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let _ = process.kill(); // it may have ended
-            let _ = process.wait();
-        }
-    }
-}
-
-/// The binary beside this example's folder.
-fn binary(name: &str) -> Outcome<PathBuf> {
-    let here = std::env::current_exe()?;
-    let directory = here.parent().and_then(|examples| examples.parent()).ok_or("no target directory")?;
-    let path = directory.join(name);
-    if path.exists() { Ok(path) } else { Err(format!("build {name} first: {}", path.display()).into()) }
-}
-
-fn free_port() -> Outcome<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    Ok(clients)
 }
