@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash sim mutants bench bench-quick bench-durable lint fmt deny clean
+.PHONY: help run test test-mysql crash shuttle sim mutants bench bench-quick bench-durable lint fmt deny clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -11,6 +11,7 @@ run: ## a whole cluster in one process, with SQLite, and the shell on it
 	cargo run --release --bin kv
 
 test: lint ## format, lints and all tests, against a MariaDB started for them (or KV_TEST_MYSQL_URL)
+	cargo test --locked --features shuttle --lib interleavings
 	$(DATABASE) cargo test --locked
 
 test-mysql: ## the tests that speak SQL, against MySQL and against a Galera cluster (Debian only; downloads MySQL once)
@@ -19,6 +20,9 @@ test-mysql: ## the tests that speak SQL, against MySQL and against a Galera clus
 
 crash: ## kill -9 of real processes at random under load: ROUNDS=200, and SEED=… to choose the random numbers
 	CRASH_ROUNDS=$(or $(ROUNDS),200) CRASH_SEED=$(SEED) $(DATABASE) cargo test --locked --test crash -- --nocapture kills
+
+shuttle: ## interleavings of locks, atomics and wake-ups under a scheduler: ROUNDS=50 times what `make test` tries
+	ROUNDS=$(or $(ROUNDS),50) cargo test --locked --features shuttle --lib interleavings -- --nocapture
 
 sim: ## the simulator, for SECONDS=60 on fresh seeds; SEED=… replays one with its trace
 	SIM_SECONDS=$(or $(SECONDS),60) cargo test --locked --profile sim --test sim fresh -- --nocapture
@@ -42,6 +46,7 @@ lint: ## what `make test` does first: finds or installs what is needed, checks t
 	scripts/setup
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --lib --profile test --features shuttle --locked -- -D warnings
 
 fmt: ## formats the source
 	cargo fmt

@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod mutants;
+mod sync;
 pub mod task;
 // Layer 1: what is stored.
 pub mod record;

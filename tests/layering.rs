@@ -11,7 +11,7 @@ const FILE_LINES_MAX: usize = 600;
 /// `config` and the binaries share a row in the table; the binaries stand on `config`.
 const BIN: &str = "bin";
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "clock", "metrics", "mutants", "task"],
+    &["backoff", "clock", "metrics", "mutants", "sync", "task"],
     &["record"],
     &["command", "policy", "slots"],
     &["cluster", "journal", "protocol", "service", "store"],
@@ -34,28 +34,12 @@ const FENCES: &[(&str, &[&str])] = &[
     ("hashbrown", &["store"]),
     ("indicatif", &["transfer"]),
     ("openraft", &["replication"]),
-    (
-        "parking_lot",
-        &[
-            "cluster",
-            "journal",
-            "protocol",
-            "service",
-            "store",
-            "replication",
-            "rpc",
-            "tier",
-            "router",
-            "shard",
-            "doors",
-            "shell",
-            "node",
-        ],
-    ),
+    ("parking_lot", &["sync"]),
     ("prometheus_client", &["metrics"]),
     ("rustix", &["journal"]),
     ("rustyline", &["shell"]),
     ("serde_json", &["transfer"]),
+    ("shuttle", &["sync"]),
     ("sqlx", &["tier"]),
     ("tarpc", &["rpc", "doors"]),
 ];

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use parking_lot::Mutex;
 use tarpc::ChannelError;
 use tarpc::context::Context;
 use tarpc::server::{self, BaseChannel, Channel};
@@ -31,6 +30,7 @@ use crate::rpc::hello::{self, HELLO_BYTES_MAX, HelloError};
 use crate::rpc::wire::{Answer, Commands, Node, NodeRequest, TIMEOUT_MAX};
 use crate::service::{Batch, Error, Replies, Service};
 use crate::slots::SlotSet;
+use crate::sync::Mutex;
 
 /// Replies beyond this wait for [`Node::more`]; a single one may be larger.
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;

@@ -1,14 +1,14 @@
 //! What waits to be written, who waits for it, and the figures.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::format::Frame;
 use super::writer::Traces;
 use super::{JournalError, Usage};
+use crate::sync::{Notify, OnceLock};
 
 /// A group takes no more appends once its payload is this long.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;

@@ -3,11 +3,9 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +17,8 @@ use super::writer::{Begun, Traces, Writer, is_space, refused};
 use super::{AppendError, Fsync, JournalError, Usage};
 use crate::command::Effect;
 use crate::record::JournalId;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard, Notify, oneshot, sleep_until};
 use crate::task::Blocking;
 
 /// After so long without work it is made known that the last group is durable.
@@ -133,7 +133,7 @@ impl Journal {
     /// buffered; what comes later is refused. To be run once.
     ///
     /// # Cancel safety
-    /// Dropped before its end, it fails the journal: nobody else would ever answer those who wait.
+    /// Dropped once it has begun and before its end, it fails the journal: nobody else would ever answer those who wait.
     pub async fn run(&self, blocking: &dyn Blocking, stop: &CancellationToken) {
         let shared = &self.shared;
         let _guard = PoisonUnlessStopped(shared);
@@ -246,7 +246,7 @@ impl Journal {
 
 async fn until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at).await,
+        Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
@@ -256,7 +256,7 @@ async fn on<T: Send + 'static>(
     blocking: &dyn Blocking,
     work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
 ) -> Result<T, JournalError> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     // Nobody listens any more: what was made is dropped.
     blocking.run(Box::new(move || drop(sender.send(work())))).await;
     receiver.await.unwrap_or_else(|_| Err(JournalError::Failed("the writing of the journal broke off".into())))
@@ -316,7 +316,7 @@ impl Shared {
 
     /// Tells whoever waits for it when a checkpoint becomes worth it, or has ceased to be. Under the lock, so that the latest
     /// word stays.
-    fn look_at_checkpoint(&self, state: parking_lot::MutexGuard<'_, State>) {
+    fn look_at_checkpoint(&self, state: MutexGuard<'_, State>) {
         let wanted = state.wants_checkpoint();
         self.checkpoint_wanted.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
         drop(state);

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rand::Rng;
 
 use super::disk::{Disk, DiskFile};
+use crate::sync::Mutex;
 
 /// A handle on a disk. Clones share it, and belong to the same life: after [`MemoryDisk::crash`] only handles from
 /// [`MemoryDisk::attach`] work.

@@ -5,10 +5,9 @@
 //! period; Einziger, Friedman, Manes 2017, "TinyLFU: a highly efficient cache admission policy" (its reset), for a
 //! period counted in accesses and in proportion to the capacity. Until the first ageing it is the textbook's LFU.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use super::coldest::Coldest;
 use super::{Handle, Policy};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// TinyLFU's sample size: with this many accesses a record, frequencies say something before they are halved.
 const AGEING_ACCESSES_PER_RECORD: u64 = 10;

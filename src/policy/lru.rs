@@ -3,10 +3,9 @@
 //! A record's rank is the stamp of its last use, read or write, from the policy's own clock. Source: Mattson, Gecsei,
 //! Slutz, Traiger 1970, "Evaluation techniques for storage hierarchies".
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::coldest::Coldest;
 use super::{Handle, Policy};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug)]
 pub(super) struct Lru {

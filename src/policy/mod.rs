@@ -5,6 +5,9 @@
 
 mod coldest;
 mod fifo;
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod interleavings;
 mod lfu;
 mod lru;
 #[cfg(test)]

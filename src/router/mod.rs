@@ -7,7 +7,6 @@ mod teller;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use crate::cluster::Member;
@@ -15,6 +14,7 @@ use crate::command::{Command, Cursor, Reply, ShardStats};
 use crate::record::Epoch;
 use crate::service::{Batch, Error, Replies, Service};
 use crate::slots::{SLOTS, Slot};
+use crate::sync::RwLock;
 
 pub use leader::{Leader, LeaderOptions};
 

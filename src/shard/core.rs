@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -25,6 +24,7 @@ use crate::replication::{Appended, LogError, Mutation, ReplicatedLog, Solo};
 use crate::service::Error;
 use crate::slots::{Slot, SlotSet};
 use crate::store::{Admission, Known, Lookup, Store};
+use crate::sync::RwLock;
 use crate::task::Tasks;
 use crate::tier::{SharedTier, TierError};
 

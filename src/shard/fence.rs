@@ -1,6 +1,5 @@
 //! The shard's own fence: the token under which it may write into the tier (R20), and what happens when it is gone.
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -9,6 +8,7 @@ use crate::backoff::{Backoff, Stopped};
 use crate::cluster::{Assignment, Fence, FenceToken, ShardName};
 use crate::mutants::{Rule, is_planted};
 use crate::slots::SlotSet;
+use crate::sync::Mutex;
 use crate::tier::{SharedTier, TierError};
 
 /// Another owner holds this shard's fence, or the shard has none yet.

@@ -5,11 +5,10 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use crate::mutants::{Rule, is_planted};
 use crate::record::Key;
+use crate::sync::{Mutex, oneshot};
 
 const STRIPES: usize = 64;
 
@@ -72,6 +71,11 @@ impl Latches {
                 return self.latch(key);
             }
         }
+    }
+
+    #[cfg(all(test, feature = "shuttle"))]
+    pub fn is_idle(&self) -> bool {
+        self.stripes.iter().all(|stripe| stripe.lock().is_empty())
     }
 
     fn release(&self, key: &Key) {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, Record, VALUE_BYTES_MAX};
 use crate::service::Error;
 use crate::store::{Fill, FillId, Known};
+use crate::sync::Mutex;
 use crate::tier::SharedTier;
 
 /// Most keys in one load: beyond it, MySQL gains nothing (FACTS: 500 keys a statement).

@@ -22,6 +22,9 @@ mod expirer;
 mod fence;
 mod filter;
 mod group;
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod interleavings;
 mod latches;
 mod ledger;
 mod loader;
@@ -41,7 +44,6 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use futures::future::{join, join_all};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +68,7 @@ use crate::replication::Solo;
 use crate::service::{Batch, Error, Replies, Service};
 use crate::slots::Slot;
 use crate::store::{Spill, Store, StoreOptions};
+use crate::sync::Mutex;
 use crate::task::Blocking;
 use crate::tier::SharedTier;
 

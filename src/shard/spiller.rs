@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -17,6 +16,7 @@ use crate::command::Effect;
 use crate::record::{Key, Version};
 use crate::replication::ReplicatedLog;
 use crate::slots::{Slot, SlotSet};
+use crate::sync::Mutex;
 use crate::tier::{DeadLetter, ROWS_MAX, SharedTier, TierError};
 
 /// A flush is about this large at most, unless one record is larger: a quarter of what MariaDB takes in one packet (R9).

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +24,7 @@ use crate::record::{Epoch, Key, Lsn};
 use crate::replication::{LogError, ReplicatedLog};
 use crate::slots::SlotSet;
 use crate::store::{Admission, ScanId};
+use crate::sync::Mutex;
 use crate::tier::{DeadLetter, Prepared, SharedTier, TierError};
 
 /// How often the wait for the tier to take what leaves looks, should it miss the call.

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Assignment, Fence, Holding, Incarnation, ShardName, TierId};
@@ -14,6 +13,7 @@ use crate::journal::Journal;
 use crate::record::{Epoch, JournalId, Lsn, Version};
 use crate::replication::LogError;
 use crate::slots::{Slot, SlotSet};
+use crate::sync::Mutex;
 use crate::task::Blocking;
 
 /// The note in the journal, as postcard.

@@ -1,13 +1,12 @@
 //! Who waits for what the store announces by ticket.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use crate::store::Ticket;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, oneshot};
 
 /// Tickets and those who hold them. A ticket whose holder gave up is forgotten when it is answered.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! The bound on what a store holds: every record and tombstone is admitted before it takes memory (R15).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::entry::OVERHEAD_BYTES;
 use crate::mutants::{Rule, is_planted};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts records and bytes in memory, and refuses what would go over a bound.
 #[derive(Debug)]

@@ -14,6 +14,9 @@ mod entry;
 mod fills;
 mod filter;
 mod hash;
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod interleavings;
 mod partition;
 mod slot_lists;
 mod spill_queue;
@@ -21,14 +24,13 @@ mod spill_queue;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::RwLock;
 
 use crate::command::{Effect, Found, Place};
 use crate::policy::PolicyKind;
 use crate::record::{KEY_BYTES_MAX, Key, Record, Timestamp, VALUE_BYTES_MAX, Version};
 use crate::slots::{Slot, SlotSet};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub use budget::Admission;
 use budget::Budget;

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{DeadLetter, Prepared, RowKey, Tier, TierError, TierFuture, check_rows};
@@ -13,6 +12,7 @@ use crate::command::Effect;
 use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, Lsn, Record, Version};
 use crate::slots::Slot;
+use crate::sync::Mutex;
 
 /// A handle on rows in memory; clones share them, faults and counters included.
 #[derive(Clone)]

@@ -7,10 +7,10 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::TierError;
+use crate::sync::Mutex;
 
 /// A connection that idled longer is asked for a sign of life before it is used: the server may have closed it.
 const CHECK_AFTER: Duration = Duration::from_secs(1);

@@ -4,6 +4,8 @@ mod commits;
 mod crashes;
 mod files;
 mod golden;
+#[cfg(feature = "shuttle")]
+mod interleavings;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
