@@ -151,7 +151,7 @@ fn belonging(tenure: &Tenure, line: &mut impl FnMut(&str, String)) {
         line("database", format!("{} (`tier_id` in its table `overspill`)", tier.0));
     }
     for (since, slots) in &tenure.shares {
-        line("slots", format!("{slots} since epoch {since}, {} slots", slots.len()));
+        line("slots", format!("{slots} since version {since}, {} slots", slots.len()));
     }
     if tenure.shard.is_some() && tenure.shares.is_empty() {
         line("slots", "none: all were given up".to_owned());

@@ -61,7 +61,7 @@ async fn sound() -> TempDir {
         shard: Some(ShardName::new("localhost:8081").unwrap()),
         tier: Some(TierId(4711)),
         epoch: Epoch(3),
-        shares: vec![(Epoch(2), "0-8191".parse().unwrap()), (Epoch(3), "9000".parse().unwrap())],
+        shares: vec![(Version::new(2, 7), "0-8191".parse().unwrap()), (Version::new(3, 8), "9000".parse().unwrap())],
         incarnations: vec![Incarnation(1)],
     };
     let note = postcard::to_stdvec(&tenure).unwrap();
@@ -111,8 +111,8 @@ async fn a_sound_journal_is_told_in_full() {
         "000000000000feed",
         "localhost:8081, epoch 3",
         "4711",
-        "0-8191 since epoch 2, 8192 slots",
-        "9000 since epoch 3, 1 slots",
+        "0-8191 since version 2.7, 8192 slots",
+        "9000 since version 3.8, 1 slots",
         "3 effects",
         "1 notes",
         "3.3 is the highest",

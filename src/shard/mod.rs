@@ -180,7 +180,8 @@ impl Shard {
         }
         // The tier may have what the machine lost of the journal when it ended.
         let gap = if is_synced || recovered.is_new { 0 } else { LSN_GAP };
-        core.log.begin(tenure.epoch, Lsn(recovered.last.map_or(0, |last| last.lsn.0) + gap));
+        let last = recovered.last.map_or(Lsn(0), |last| last.lsn).max(tenure.last());
+        core.log.begin(tenure.epoch, Lsn(last.0 + gap));
         let unspilled = core.store.stats().unspilled;
         if let Some(shard) = tenure.shard.as_ref().filter(|_| !recovered.is_new) {
             info!(%shard, journal = %recovered.id, unspilled, torn_bytes = recovered.torn_bytes, "recovered from the journal");

@@ -42,6 +42,11 @@ impl Tenure {
         self.shares.iter().fold(SlotSet::empty(), |all, (_, slots)| all.union(slots))
     }
 
+    /// No version up to here may be given out again: others gave it, or it was lost.
+    pub(super) fn last(&self) -> Lsn {
+        self.shares.iter().map(|(since, _)| since.lsn).max().unwrap_or_default()
+    }
+
     /// What is held, if anything is.
     pub(super) fn holding(&self) -> Option<Holding> {
         let (shard, slots) = (self.shard.clone()?, self.slots());

@@ -49,7 +49,7 @@ pub struct Process {
     pub disk: Option<MemoryDisk>,
     is_dead: AtomicBool,
     is_cut_off: AtomicBool,
-    /// It has been within its bounds once: what it took over from its journal may pass them at first.
+    /// It has been within its bounds once it served: what it took over from its journal, and dead letters, may pass them at first.
     pub was_within: AtomicBool,
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use overspill::cluster::MemberState;
+
 use crate::world::World;
 
 pub fn bounds_hold(world: &World) {
@@ -13,7 +15,7 @@ pub fn bounds_hold(world: &World) {
             && stats.live + stats.tombstones <= stats.records_bound
             && stats.bytes <= stats.bytes_max;
         // Relaxed: one thread.
-        if is_bounded {
+        if is_bounded && process.status().state == MemberState::Serving {
             process.was_within.store(true, Ordering::Relaxed);
         }
         if !is_bounded && process.was_within.load(Ordering::Relaxed) {
