@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash bench bench-quick bench-durable lint fmt deny clean
+.PHONY: help run test test-mysql crash sim mutants bench bench-quick bench-durable lint fmt deny clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -19,6 +19,12 @@ test-mysql: ## the tests that speak SQL, against MySQL and against a Galera clus
 
 crash: ## kill -9 of real processes at random under load: ROUNDS=200, and SEED=… to choose the random numbers
 	CRASH_ROUNDS=$(or $(ROUNDS),200) CRASH_SEED=$(SEED) $(DATABASE) cargo test --locked --test crash -- --nocapture kills
+
+sim: ## the simulator, for SECONDS=60 on fresh seeds; SEED=… replays one with its trace
+	SIM_SECONDS=$(or $(SECONDS),60) cargo test --locked --profile sim --test sim fresh -- --nocapture
+
+mutants: ## takes each rule out and shows that the simulator finds it; MUTANT=… only one
+	cargo test --locked --profile sim --features mutants --test sim every_rule -- --nocapture
 
 bench: ## figures of a whole cluster with MariaDB: 1,000,000 records
 	cargo build --release --locked --bins --example bench

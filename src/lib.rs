@@ -7,6 +7,7 @@
 // Layer 0: the outside world as passed-in things.
 pub mod backoff;
 pub mod clock;
+pub mod mutants;
 pub mod task;
 // Layer 1: what is stored.
 pub mod record;
@@ -27,9 +28,11 @@ pub mod tier;
 // Layer 5: the two engines, each a `Service`.
 pub mod router;
 pub mod shard;
-// Layer 6: the ways in.
+// Layer 6: the ways in, and tools.
+pub mod check;
 pub mod doors;
 pub mod shell;
+pub mod transfer;
 // Layer 7: whole nodes.
 pub mod node;
 // Layer 8: the command line.

@@ -1,11 +1,14 @@
 //! Where a shard's effects get their order and become durable. Proposing, committing and applying are kept apart: what is
 //! proposed belongs to the log, what is committed belongs to the store (R2).
 
+use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::command::Effect;
 use crate::journal::{self, AppendError, Journal, JournalError};
 use crate::record::{Epoch, Key, Lsn, Record, Timestamp, Value, Version};
+use crate::task::Blocking;
 
 /// The outcome of a command before the log has given it a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +70,13 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     /// Nothing was handed over; after [`LogError::NoRoom`] it may be tried again.
     fn append(&self, effects: &[Effect]) -> Result<Appended, LogError>;
 
+    /// Returns once what is committed would survive all that the tier's rows survive: only then may it be spilled (R10).
+    /// Else a shard that lost its last moments would come back with older records than the tier has.
+    ///
+    /// # Errors
+    /// [`LogError::Broken`].
+    fn harden(&self) -> impl Future<Output = Result<(), LogError>> + Send;
+
     /// The last place given out.
     fn last_lsn(&self) -> Lsn;
 }
@@ -90,18 +100,18 @@ impl Appended {
 }
 
 /// A shard of one member: an effect is committed once its journal has it; without a journal, at once.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Solo {
     epoch: AtomicU64,
     last_lsn: AtomicU64,
-    journal: Option<Journal>,
+    journal: Option<(Journal, Arc<dyn Blocking>)>,
 }
 
 // Relaxed: epoch and lsn are read and written under the key's latch or while no command runs; no other memory
 // depends on them.
 impl Solo {
-    pub fn with_journal(journal: Journal) -> Self {
-        Self { journal: Some(journal), ..Self::default() }
+    pub fn with_journal(journal: Journal, blocking: Arc<dyn Blocking>) -> Self {
+        Self { journal: Some((journal, blocking)), ..Self::default() }
     }
 
     /// From now on effects belong to `epoch`, and their places lie above `lsn`.
@@ -111,7 +121,7 @@ impl Solo {
     }
 
     pub fn journal(&self) -> Option<&Journal> {
-        self.journal.as_ref()
+        self.journal.as_ref().map(|(journal, _)| journal)
     }
 }
 
@@ -126,8 +136,13 @@ impl ReplicatedLog for Solo {
     }
 
     fn append(&self, effects: &[Effect]) -> Result<Appended, LogError> {
-        let pending = self.journal.as_ref().map(|journal| journal.append(effects)).transpose();
+        let pending = self.journal().map(|journal| journal.append(effects)).transpose();
         pending.map(Appended).map_err(LogError::from)
+    }
+
+    async fn harden(&self) -> Result<(), LogError> {
+        let Some((journal, blocking)) = &self.journal else { return Ok(()) };
+        journal.sync(&**blocking).await.map_err(LogError::from)
     }
 
     fn last_lsn(&self) -> Lsn {

@@ -11,13 +11,13 @@ const FILE_LINES_MAX: usize = 600;
 /// `config` and the binaries share a row in the table; the binaries stand on `config`.
 const BIN: &str = "bin";
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "clock", "metrics", "task"],
+    &["backoff", "clock", "metrics", "mutants", "task"],
     &["record"],
     &["command", "policy", "slots"],
     &["cluster", "journal", "protocol", "service", "store"],
     &["replication", "rpc", "tier"],
     &["router", "shard"],
-    &["doors", "shell"],
+    &["check", "doors", "shell", "transfer"],
     &["node"],
     &["config"],
     &[BIN],
@@ -27,10 +27,12 @@ const LAYERS: &[&[&str]] = &[
 const FENCES: &[(&str, &[&str])] = &[
     ("anyhow", &["shell", "node", "config", BIN]),
     ("axum", &["doors"]),
+    ("base64", &["transfer"]),
     ("clap", &["config", BIN]),
     ("crc", &["slots"]),
-    ("crc32c", &["journal"]),
+    ("crc32c", &["journal", "transfer"]),
     ("hashbrown", &["store"]),
+    ("indicatif", &["transfer"]),
     ("openraft", &["replication"]),
     (
         "parking_lot",
@@ -53,6 +55,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["metrics"]),
     ("rustix", &["journal"]),
     ("rustyline", &["shell"]),
+    ("serde_json", &["transfer"]),
     ("sqlx", &["tier"]),
     ("tarpc", &["rpc", "doors"]),
 ];

@@ -16,7 +16,7 @@ const ROUNDS: usize = 5;
 const CAPACITY: usize = 2_000_000;
 /// For the restart.
 const RECORDS: usize = 1_000_000;
-const WRITERS: [(usize, usize); 2] = [(50, 100_000), (1, 4_000)];
+const WRITERS: [(usize, usize); 2] = [(50, 50_000), (1, 2_000)];
 
 pub async fn run() -> Outcome<()> {
     let place = directory()?;

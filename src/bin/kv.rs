@@ -1,14 +1,18 @@
-//! `kv`: the shell, on a running primary or on a cluster inside itself.
+//! `kv`: the shell, on a running primary or on a cluster inside itself; and tools.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use overspill::config::{KvArgs, Target, fail, parse};
-use overspill::node::{LocalCluster, block_on};
+use overspill::check;
+use overspill::clock::SystemClock;
+use overspill::config::{CheckArgs, HostPort, KvArgs, Target, Tool, fail, parse};
+use overspill::node::{LocalCluster, StopSignals, block_on};
 use overspill::rpc::{Client, Options};
 use overspill::shell::{Shell, ShellOptions, Status, Streams, Style};
+use overspill::transfer::{self, Context, Failure, Progress};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// How long the first prompt waits for the connection.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
@@ -22,7 +26,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match block_on(2, run(args)) {
-        Ok(status) => status.into(),
+        Ok(code) => code,
         Err(error) => {
             fail(&error);
             Status::Failed.into()
@@ -30,8 +34,56 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(args: KvArgs) -> anyhow::Result<Status> {
+async fn run(args: KvArgs) -> anyhow::Result<ExitCode> {
     args.logging().init()?;
+    match &args.tool {
+        None => shell(args).await.map(ExitCode::from),
+        Some(Tool::Check(CheckArgs { dir })) => {
+            let (verdict, text) = check::check(dir, &mut check::tell_on_stderr());
+            print!("{text}");
+            Ok(verdict.into())
+        }
+        Some(Tool::Export(export)) => {
+            let context = context(&args, &export.node, export.patience.patience).await?;
+            let client = Client::spawn(export.node.to_string(), Options::default());
+            let done = transfer::export(client, export.options(), context).await;
+            Ok(tell(done.map(|exported| (transfer::Status::Done, exported.to_string()))))
+        }
+        Some(Tool::Import(import)) => {
+            let context = context(&args, &import.node, import.patience.patience).await?;
+            let client = Client::spawn(import.node.to_string(), Options::default());
+            let done = transfer::import(client, import.options(), context).await;
+            Ok(tell(done.map(|imported| (imported.status(), imported.to_string()))))
+        }
+    }
+}
+
+/// On standard error: the records may be on standard output.
+fn tell(done: Result<(transfer::Status, String), Failure>) -> ExitCode {
+    let (status, text) = match done {
+        Ok(done) => done,
+        Err(Failure::Unfinished(reason)) => (transfer::Status::Unfinished, reason),
+        Err(failure) => (failure.status(), format!("error: {failure}")),
+    };
+    eprintln!("{text}");
+    status.into()
+}
+
+async fn context(args: &KvArgs, node: &HostPort, patience: Duration) -> anyhow::Result<Context> {
+    node.check_resolves("HOST:PORT").await?;
+    let (mut signals, stop) = (StopSignals::listen()?, CancellationToken::new());
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        signals.next().await;
+        stopping.cancel();
+        // Whoever asks twice does not want to wait for what is being finished.
+        signals.next().await;
+        std::process::exit(transfer::Status::Unfinished as i32);
+    });
+    Ok(Context { clock: SystemClock::shared(), stop, progress: Progress::stderr(), timeout: args.timeout, patience })
+}
+
+async fn shell(args: KvArgs) -> anyhow::Result<Status> {
     let (target, command) = args.target()?;
     match target {
         Target::Node(node) => {

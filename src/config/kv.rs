@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 
-use super::{HostPort, LogArgs, LogFormat};
+use super::{HostPort, LogArgs, LogFormat, Tool};
 use crate::journal::{self, Fsync};
 use crate::node::LocalOptions;
 use crate::policy::PolicyKind;
@@ -25,15 +25,19 @@ const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 #[command(
     name = "kv",
     version,
-    override_usage = "kv [OPTIONS] [HOST PORT [COMMAND [ARG]...]]\n       kv [OPTIONS] HOST:PORT [COMMAND [ARG]...]"
+    override_usage = "kv [OPTIONS] [HOST PORT [COMMAND [ARG]...]]\n       kv [OPTIONS] HOST:PORT [COMMAND [ARG]...]\n       \
+                      kv [OPTIONS] check DIR\n       kv [OPTIONS] export HOST:PORT FILE\n       kv [OPTIONS] import HOST:PORT FILE"
 )]
 pub struct KvArgs {
+    #[command(subcommand)]
+    pub tool: Option<Tool>,
+
     /// Address of the primary, then the command to run
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORD")]
     words: Vec<OsString>,
 
     /// How long to wait for the answer to a command, as in 5s
-    #[arg(long, env = "KV_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, global = true, env = "KV_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: Duration,
 
     /// Where the lines that were typed are kept; default: .kv_history in the home directory
@@ -53,7 +57,7 @@ pub struct KvArgs {
     max_memory: usize,
 
     /// What to log: error, warn, info, debug or trace
-    #[arg(long, env = "KV_LOG", default_value = "error", value_name = "FILTER")]
+    #[arg(long, global = true, env = "KV_LOG", default_value = "error", value_name = "FILTER")]
     log: String,
 }
 
@@ -133,5 +137,21 @@ mod tests {
         assert_eq!(target("localhost 8080 PUT n -5").unwrap().1.len(), 3);
         assert!(target("localhost").is_err());
         assert!(target("localhost 70000").is_err());
+    }
+
+    #[test]
+    fn a_subcommand_is_the_first_word_only() {
+        let parse = |words: &str| KvArgs::try_parse_from(["kv"].into_iter().chain(words.split_whitespace()));
+        let tool = |words: &str| parse(words).unwrap().tool;
+        assert!(matches!(tool("check dir"), Some(Tool::Check(_))));
+        assert!(matches!(tool("--timeout 1s export a:1 f"), Some(Tool::Export(_))));
+        assert_eq!(parse("import a:1 f --timeout 7s").unwrap().timeout, Duration::from_secs(7));
+        for words in
+            ["", "localhost 8080 check", "localhost 8080 GET export", "localhost:8080 import a:1 f", "check:8080 GET a"]
+        {
+            assert!(tool(words).is_none(), "{words}");
+        }
+        assert_eq!(target("check:8080").unwrap().0, Target::Node("check:8080".parse().unwrap()));
+        assert!(parse("check").is_err() && parse("export localhost f").is_err() && parse("import a:1").is_err());
     }
 }

@@ -8,6 +8,7 @@ mod log;
 mod primary;
 mod secondary;
 mod size;
+mod tools;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ pub use kv::{KvArgs, Target};
 pub use log::{LogArgs, LogFormat};
 pub use primary::PrimaryArgs;
 pub use secondary::SecondaryArgs;
+pub use tools::{CheckArgs, ExportArgs, ImportArgs, Tool};
 
 /// The exit code of a wrong command line.
 const USAGE: u8 = 2;
@@ -101,7 +103,10 @@ mod tests {
 
     #[test]
     fn every_option_has_an_environment_variable_and_a_help_text() {
-        for command in [SecondaryArgs::command(), PrimaryArgs::command(), KvArgs::command()] {
+        let tools = KvArgs::command().get_subcommands().cloned().collect::<Vec<_>>();
+        assert_eq!(tools.len(), 3);
+        for command in [SecondaryArgs::command(), PrimaryArgs::command(), KvArgs::command()].into_iter().chain(tools) {
+            assert!(command.get_about().is_some());
             for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
                 let id = arg.get_id();
                 assert!(arg.get_help().is_some(), "{id} has no help");

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use bytes::Bytes;
+
 use super::examine::examine;
 use super::{Disk, OpenError, Progress, take_lock};
 use crate::record::{JournalId, Version};
@@ -28,6 +30,8 @@ pub struct Report {
     pub effects: u64,
     pub confirms: u64,
     pub notes: u64,
+    /// The newest note.
+    pub note: Option<Bytes>,
     /// Keys whose newest effect is not confirmed.
     pub unconfirmed: u64,
     pub last: Option<Version>,
@@ -67,6 +71,7 @@ pub fn check(disk: &dyn Disk, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         effects: examined.replay.effects,
         confirms: examined.replay.confirms,
         notes: examined.replay.notes,
+        note: examined.replay.note.clone(),
         unconfirmed: examined.replay.unconfirmed(),
         last: examined.replay.last,
         torn,

@@ -78,9 +78,31 @@ impl Directory {
         &self.path
     }
 
+    /// Which process has it locked, without keeping others out.
+    pub fn holder(&self) -> io::Result<Option<String>> {
+        let file = match File::open(self.at(LOCK)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None), // and no more, since the file is closed here
+            Err(std::fs::TryLockError::WouldBlock) => Ok(Some(name_holder(file))),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     fn at(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+}
+
+/// Who has written his number into the lock file.
+fn name_holder(file: File) -> String {
+    let mut number = String::new();
+    // It may not have been written yet.
+    let _ = file.take(20).read_to_string(&mut number);
+    if number.is_empty() { "another process".to_owned() } else { format!("process {number}") }
 }
 
 fn is_directory(path: &Path) -> bool {
@@ -140,11 +162,7 @@ impl Disk for Directory {
                 Ok(Box::new(file))
             }
             Err(std::fs::TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // The error is the same without the number.
-                let _ = file.take(20).read_to_string(&mut holder);
-                let holder = if holder.is_empty() { "another process".to_owned() } else { format!("process {holder}") };
-                let text = format!("`{}` is in use by {holder}", self.path.display());
+                let text = format!("`{}` is in use by {}", self.path.display(), name_holder(file));
                 Err(io::Error::new(io::ErrorKind::WouldBlock, text))
             }
             Err(std::fs::TryLockError::Error(error)) => Err(error),

@@ -170,6 +170,25 @@ impl Journal {
         }
     }
 
+    /// Syncs all that is durable at the journal's level for good, whatever that level is.
+    ///
+    /// # Errors
+    /// [`JournalError::Failed`]: nobody knows (R23).
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the waiting only.
+    pub async fn sync(&self, blocking: &dyn Blocking) -> Result<(), JournalError> {
+        if self.shared.fsync == Fsync::Always {
+            return Ok(());
+        }
+        let shared = self.shared.clone();
+        let sync = move || {
+            shared.perform(Duty::Sync);
+            shared.failure().map_or(Ok(()), |reason| Err(JournalError::Failed(reason)))
+        };
+        on(blocking, sync).await
+    }
+
     /// Resolves once the journal can't be written any more, with the reason (R23).
     pub async fn failed(&self) -> String {
         self.shared.failed.cancelled().await;

@@ -5,6 +5,7 @@ use tracing::{error, warn};
 use super::fence::check_others;
 use super::steward::{Obstacle, Steward};
 use crate::cluster::{Assignment, Fence, FenceToken, Holding, ShardName};
+use crate::mutants::{Rule, is_planted};
 use crate::record::{JournalId, Lsn};
 use crate::replication::ReplicatedLog;
 use crate::slots::SlotSet;
@@ -162,7 +163,9 @@ impl Steward {
     /// R22: the last owner of this name did not stop cleanly, and what it had not spilled died with it, or is in a journal that is
     /// not this one. Answers whether a loss was accepted.
     fn check_loss(&self, row: &Fence, wanted: &Assignment) -> Result<bool, Obstacle> {
-        if row.clean || row.slots.is_empty() || row.incarnation == self.incarnation || self.tenure.owns(row) {
+        let is_whole =
+            row.clean || row.slots.is_empty() || row.incarnation == self.incarnation || self.tenure.owns(row);
+        if is_whole || is_planted(Rule::R22Refusal) {
             return Ok(false);
         }
         if !(wanted.accept_loss || self.core.options.accept_loss) {

@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::core::Core;
 use crate::command::Place;
+use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, is_expired};
 use crate::replication::{Mutation, ReplicatedLog};
 use crate::service::Error;
@@ -32,8 +33,11 @@ pub(super) async fn run(core: &Core, stop: &CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let (_serving, _in_flight) = core.enter();
-        delete_resident(core, core.store.expired(core.clock.now(), KEYS_MAX)).await;
+        let (serving, _in_flight) = core.enter();
+        // What is being handed over is the next owner's to delete: here nothing new may come on its way to the tier.
+        let mut expired = core.store.expired(core.clock.now(), KEYS_MAX);
+        expired.retain(|key| serving.slots.contains(Slot::of(key)));
+        delete_resident(core, expired).await;
         if let Some(tier) = &core.tier {
             walk.go_on(core, tier).await;
         }
@@ -113,6 +117,12 @@ async fn sweep(core: &Core, tier: &SharedTier, slot: Slot) {
 /// Deletes an expired row, if under the key's latch it still is the newest that the key has.
 async fn delete_row(core: &Core, key: &Key) -> Result<(), Error> {
     let _latch = core.latches.acquire(key).await;
+    if is_planted(Rule::R27Sweep)
+        && let Some(admission) = core.store.admit(key.as_bytes().len())
+    {
+        core.commit(Mutation::Delete { key: key.clone() }, admission, Instant::now() + COMMIT_TIMEOUT).await?;
+        return Ok(());
+    }
     if core.store.explain(key).is_some() {
         return Ok(()); // memory knows better, and `delete_resident` looks after it
     }

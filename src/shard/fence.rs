@@ -7,6 +7,7 @@ use tracing::warn;
 
 use crate::backoff::{Backoff, Stopped};
 use crate::cluster::{Assignment, Fence, FenceToken, ShardName};
+use crate::mutants::{Rule, is_planted};
 use crate::slots::SlotSet;
 use crate::tier::{SharedTier, TierError};
 
@@ -86,6 +87,9 @@ impl FenceKeeper {
     /// # Errors
     /// [`Lost::Fenced`] if another owner was faster.
     pub async fn raise(&self, tier: &SharedTier, seen: FenceToken, stop: &CancellationToken) -> Result<(), Lost> {
+        if is_planted(Rule::R26Token) {
+            return Ok(());
+        }
         let mut backoff = Backoff::new();
         loop {
             let Some(mut next) = self.row() else { return Err(Lost::Fenced) };

@@ -168,7 +168,7 @@ impl Shard {
     ) -> Result<Self, UnknownNote> {
         let Durability { journal, recovered, is_synced, blocking } = durability;
         let tenure = Tenure::decode(recovered.note.as_deref()).map_err(|error| UnknownNote(error.to_string()))?;
-        let core = Core::new(options, Some(tier), clock, Solo::with_journal(journal.clone()));
+        let core = Core::new(options, Some(tier), clock, Solo::with_journal(journal.clone(), Arc::clone(&blocking)));
         for effect in recovered.effects.iter().filter(|effect| tenure.covers(effect)) {
             core.store.restore(effect);
         }
@@ -193,7 +193,7 @@ impl Shard {
         let steward = Arc::new(Steward {
             core: Arc::clone(&core),
             fence: Arc::new(FenceKeeper::default()),
-            tenure: TenureKeeper::new(core.log.journal().cloned(), tenure, has_inherited),
+            tenure: TenureKeeper::new(journal.clone(), tenure, has_inherited),
             set_aside: Arc::new(SetAside::default()),
             ledger: Arc::new(Mutex::new(ledger)),
             wake: Arc::new(Notify::new()),

@@ -144,6 +144,11 @@ impl Spiller<'_> {
             if effects.is_empty() {
                 return Ok(());
             }
+            if let Err(error) = self.core.log.harden().await {
+                warn!(%error, "nothing is spilled any more");
+                self.core.store.unflushed(&effects);
+                return Err(GaveUp::Stopped);
+            }
             effects.sort_unstable_by(|a, b| a.key().cmp(b.key())); // one order for all: fewer deadlocks
             if let Err(gave_up) = self.flush(&effects).await {
                 self.core.store.unflushed(&effects);

@@ -20,6 +20,7 @@ use super::tenure::TenureKeeper;
 use super::{Stopped, UncleanStop};
 use crate::backoff::{self, Backoff};
 use crate::cluster::{Assignment, Fence, Holding, Incarnation, MemberState, ShardName};
+use crate::mutants::{Rule, is_planted};
 use crate::record::{Epoch, Key, Lsn};
 use crate::replication::{LogError, ReplicatedLog};
 use crate::slots::SlotSet;
@@ -44,8 +45,15 @@ pub(super) struct Steward {
     pub stop: CancellationToken,
     /// Held while [`Steward::run`] runs.
     pub running: tokio::sync::Mutex<()>,
-    /// Ends the scan that fills the filter, when another one starts. Locked by whoever changes the filter for a scan.
-    pub filter_scan: Mutex<CancellationToken>,
+    pub filter_scan: Mutex<FilterScan>,
+}
+
+/// The scan that fills the filter, or has filled it.
+#[derive(Default)]
+pub(super) struct FilterScan {
+    slots: SlotSet,
+    /// Ends it, when another one starts.
+    stop: CancellationToken,
 }
 
 /// Why an assignment is not carried out yet.
@@ -148,7 +156,6 @@ impl Steward {
             other => (other, SlotSet::empty()),
         };
         let gained = wanted.slots.difference(&kept);
-        let lost = held.as_ref().map_or_else(SlotSet::empty, |held| held.slots.difference(&kept));
         if let Some(held) = held {
             self.let_go(&held, &kept, wanted).await?;
         }
@@ -159,13 +166,14 @@ impl Steward {
         let prepared = self.prepare(tier).await?;
         self.check_strict(&prepared)?;
         self.claim(tier, wanted, &gained).await?;
-        self.tenure.hold(prepared.id, wanted, &kept, self.incarnation).await?;
-        let unread = self.ledger.lock().unread.union(&gained);
-        if !unread.is_empty() || !lost.is_empty() {
+        self.tenure.hold(prepared.id, wanted, &kept, self.core.log.last_lsn(), self.incarnation).await?;
+        let unread = self.ledger.lock().unread.intersection(&wanted.slots).union(&gained);
+        // Not only if something is gained or lost now: an attempt before this one may have got no further than letting go.
+        if !unread.is_empty() || self.filter_scan.lock().slots != wanted.slots {
             let letters = self.dead_letters(tier, &unread).await?;
             // From here to the end without a wait: what is in memory is held, so that it will be let go in order.
             self.hold(wanted)?;
-            let (scan, stop) = self.restart_filter();
+            let (scan, stop) = self.restart_filter(&wanted.slots);
             self.bring_back(letters, wanted.epoch, scan);
             let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
             self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
@@ -301,9 +309,10 @@ impl Steward {
     }
 
     /// Ends the scan that fills the filter, and begins another one.
-    fn restart_filter(&self) -> (ScanId, CancellationToken) {
+    fn restart_filter(&self, slots: &SlotSet) -> (ScanId, CancellationToken) {
         let stop = self.stop.child_token();
-        std::mem::replace(&mut *self.filter_scan.lock(), stop.clone()).cancel();
+        let next = FilterScan { slots: slots.clone(), stop: stop.clone() };
+        std::mem::replace(&mut *self.filter_scan.lock(), next).stop.cancel();
         let scan = self.core.store.restart_filter();
         self.core.store.extend_filter(scan, &self.set_aside.keys());
         (scan, stop)
@@ -424,7 +433,7 @@ impl Steward {
         self.core.store.vacate(&SlotSet::all());
         let never = CancellationToken::new();
         let is_drained = matches!(timeout_at(deadline, self.drain(&SlotSet::all(), &never)).await, Ok(Ok(())));
-        if !is_drained {
+        if !is_drained && !is_planted(Rule::R22Clean) {
             return stopped(false);
         }
         // First the journal: a clean fence may be taken over by anybody.

@@ -3,15 +3,18 @@
 //! Always written before it is relied on: slots are given up here first and then in the fence; they are gained in the fence
 //! first, and then here, before anything of them is acknowledged.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Assignment, Fence, Holding, Incarnation, ShardName, TierId};
 use crate::command::Effect;
 use crate::journal::Journal;
-use crate::record::{Epoch, JournalId};
+use crate::record::{Epoch, JournalId, Lsn, Version};
 use crate::replication::LogError;
 use crate::slots::{Slot, SlotSet};
+use crate::task::Blocking;
 
 /// The note in the journal, as postcard.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,9 +22,9 @@ pub struct Tenure {
     pub shard: Option<ShardName>,
     pub tier: Option<TierId>,
     pub epoch: Epoch,
-    /// The slots that it holds, and since which epoch. Older effects of a slot belong to an earlier tenure: they have reached the
-    /// tier, and others may have written the slot since.
-    pub shares: Vec<(Epoch, SlotSet)>,
+    /// The slots that it holds, and since which version. Older effects of a slot belong to an earlier tenure: they have reached
+    /// the tier or were given up, and others may have written the slot since.
+    pub shares: Vec<(Version, SlotSet)>,
     /// The lives of the process that may stand in the fence.
     pub incarnations: Vec<Incarnation>,
 }
@@ -48,7 +51,7 @@ impl Tenure {
     /// Whether an effect in the journal is of this tenure.
     pub fn covers(&self, effect: &Effect) -> bool {
         let slot = Slot::of(effect.key());
-        self.shares.iter().any(|(since, slots)| *since <= effect.version().epoch && slots.contains(slot))
+        self.shares.iter().any(|(since, slots)| *since < effect.version() && slots.contains(slot))
     }
 
     fn keep(&mut self, kept: &SlotSet) {
@@ -60,21 +63,20 @@ impl Tenure {
 }
 
 /// Keeps the note up to date. Without a journal there is none.
-#[derive(Debug)]
 pub(super) struct TenureKeeper {
-    journal: Option<Journal>,
+    journal: Option<(Journal, Arc<dyn Blocking>)>,
     tenure: Mutex<Tenure>,
     has_inherited: bool,
 }
 
 impl TenureKeeper {
-    pub fn new(journal: Option<Journal>, tenure: Tenure, has_inherited: bool) -> Self {
+    pub fn new(journal: Option<(Journal, Arc<dyn Blocking>)>, tenure: Tenure, has_inherited: bool) -> Self {
         Self { journal, tenure: Mutex::new(tenure), has_inherited }
     }
 
     /// Zero without a journal.
     pub fn journal_id(&self) -> JournalId {
-        self.journal.as_ref().map_or(JournalId(0), Journal::id)
+        self.journal.as_ref().map_or(JournalId(0), |(journal, _)| journal.id())
     }
 
     /// Whether there were records in the journal that the tier did not have when the process started.
@@ -105,19 +107,21 @@ impl TenureKeeper {
         self.write(|tenure| tenure.incarnations.push(life)).await
     }
 
-    /// The fence says that this life holds what is wanted; `kept` of it it held before.
+    /// The fence says that this life holds what is wanted; `kept` of it it held before. Whatever it writes to the rest comes
+    /// after `last`.
     pub async fn hold(
         &self,
         tier: TierId,
         wanted: &Assignment,
         kept: &SlotSet,
+        last: Lsn,
         life: Incarnation,
     ) -> Result<(), LogError> {
         self.write(|tenure| {
             tenure.keep(kept);
             let gained = wanted.slots.difference(&tenure.slots());
             if !gained.is_empty() {
-                tenure.shares.push((wanted.epoch, gained));
+                tenure.shares.push((Version { epoch: wanted.epoch, lsn: last }, gained));
             }
             tenure.shard = Some(wanted.shard.clone());
             tenure.tier = Some(tier);
@@ -133,15 +137,16 @@ impl TenureKeeper {
     }
 
     async fn write(&self, change: impl FnOnce(&mut Tenure)) -> Result<(), LogError> {
-        let Some(journal) = &self.journal else { return Ok(()) };
+        let Some((journal, blocking)) = &self.journal else { return Ok(()) };
         let mut tenure = self.tenure.lock().clone();
         change(&mut tenure);
         if *self.tenure.lock() == tenure {
             return Ok(());
         }
         let note = postcard::to_stdvec(&tenure).map_err(|error| LogError::Broken(error.to_string()))?;
-        let pending = journal.append_note(&note).map_err(LogError::from)?;
-        pending.durable().await.map_err(LogError::from)?;
+        let pending = journal.append_note(&note)?;
+        pending.durable().await?;
+        journal.sync(&**blocking).await?; // also where writes don't wait for that
         *self.tenure.lock() = tenure;
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::hash::{Hasher, KeyHash};
 use super::slot_lists::SlotLists;
 use super::{Fill, Known, Lookup, Sighting, Spill, StoreStats};
 use crate::command::{Effect, Found, Place};
+use crate::mutants::{Rule, is_planted};
 use crate::policy::{Handle, Policy, PolicyKind};
 use crate::record::{Key, Record, Timestamp, Version, is_expired};
 use crate::slots::{Slot, SlotSet};
@@ -168,6 +169,9 @@ impl Partition {
         if !is_current {
             return tickets; // R12: a write has overtaken this load
         }
+        if is_planted(Rule::R12Poison) && self.find(key, hash).is_some() {
+            return tickets;
+        }
         debug_assert!(self.find(key, hash).is_none(), "an entry came without poisoning the load");
         if let (Some(row), Some(admission)) = (row, admission) {
             let flags = Flags { clean: true, in_tier: true, ..Flags::default() };
@@ -229,7 +233,7 @@ impl Partition {
         garbage: &mut Garbage,
     ) {
         let Some((handle, entry)) = self.find(key, hash) else {
-            if self.filter.may_contain(hash) {
+            if self.filter.may_contain(hash) && !is_planted(Rule::R13Tombstone) {
                 let flags = Flags { in_tier: true, leaving: true, ..Flags::default() };
                 let entry = Entry::tombstone(key, version, Slot::of(key), flags);
                 let handle = self.insert(entry, hash, admission);
@@ -246,7 +250,7 @@ impl Partition {
             self.policy.remove(handle);
         }
         // Whoever waits to hear of the tier hears of it when that has confirmed the deletion.
-        if !may_have_row && !is_awaited {
+        if (!may_have_row && !is_awaited) || is_planted(Rule::R13Tombstone) {
             self.remove(handle, garbage);
             return;
         }

@@ -6,6 +6,7 @@ use super::hash::KeyHash;
 use super::partition::{Garbage, Partition};
 use super::{Spill, entry::Entry};
 use crate::command::Effect;
+use crate::mutants::{Rule, is_planted};
 use crate::policy::Handle;
 use crate::record::{Key, Version};
 use crate::slots::SlotSet;
@@ -23,7 +24,8 @@ impl Partition {
     pub(super) fn enqueue(&mut self, handle: Handle) {
         let Some(entry) = self.slab.get(handle) else { return };
         let flags = entry.flags;
-        if entry.is_unspilled() && !flags.queued && !flags.flushing {
+        let may_flush = !flags.flushing || is_planted(Rule::R11OneFlight);
+        if entry.is_unspilled() && !flags.queued && may_flush {
             self.edit(handle, |entry| entry.flags.queued = true);
             self.spill_queue.push_back(handle);
             self.compact_queue();
@@ -93,10 +95,11 @@ impl Partition {
             self.filter.remove(hash);
         }
         let Some((handle, entry)) = self.find(effect.key(), hash) else {
-            debug_assert!(false, "an entry left memory while it was being flushed");
+            let is_known = is_planted(Rule::R13Tombstone) || is_planted(Rule::R11OneFlight);
+            debug_assert!(is_known, "an entry left memory while it was being flushed");
             return;
         };
-        let is_current = entry.version == effect.version(); // R11
+        let is_current = entry.version == effect.version() || is_planted(Rule::R11Version); // R11
         let (version, was_resident) = (entry.version, entry.is_resident());
         self.edit(handle, |entry| {
             entry.flags.flushing = false;
@@ -123,13 +126,18 @@ impl Partition {
             return; // reported twice: part of a batch that was cut in pieces
         }
         let again = hand_out_again && entry.is_unspilled() && self.should_spill(entry);
+        if again && !entry.is_resident() && is_planted(Rule::R13Unflushed) {
+            return self.remove(handle, &mut Garbage::new());
+        }
         self.edit(handle, |entry| {
             entry.flags.flushing = false;
             entry.flags.queued = again;
             entry.flags.in_tier = true;
         });
         // There may be a row, and a scan may have looked too early to see it.
-        self.filter.insert(hash);
+        if !is_planted(Rule::R17Unknown) {
+            self.filter.insert(hash);
+        }
         if again {
             self.spill_queue.push_front(handle);
         }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::{DeadLetter, Prepared, RowKey, Tier, TierError, TierFuture, check_rows};
 use crate::cluster::{Fence, FenceToken, ShardName, TierId};
 use crate::command::Effect;
+use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, Lsn, Record, Version};
 use crate::slots::Slot;
 
@@ -261,7 +262,11 @@ impl State {
 
     fn flush(&mut self, shard: &ShardName, token: FenceToken, effects: &[Effect], lsn: Lsn) -> Result<(), TierError> {
         check_rows(effects.len())?;
-        let fence = self.fences.get_mut(shard).filter(|fence| fence.token == token).ok_or(TierError::Fenced)?;
+        let fence = self
+            .fences
+            .get_mut(shard)
+            .filter(|fence| fence.token == token || is_planted(Rule::R20Token))
+            .ok_or(TierError::Fenced)?;
         if let Some(effect) = effects.iter().find(|effect| self.faults.poison.contains(effect.key())) {
             return Err(TierError::Rejected(format!("a planted poison row: `{}`", effect.key())));
         }
@@ -287,10 +292,13 @@ impl State {
         let at = (Slot::of(effect.key()), effect.key().clone());
         let old = self.records.get(&at).map(|row| row.version);
         match effect {
-            Effect::Set(record) if old.is_none_or(|old| old < record.version) => {
+            Effect::Set(record) if old.is_some_and(|old| old < record.version) && is_planted(Rule::R19Order) => {
+                self.records.entry(at).and_modify(|row| row.version = record.version);
+            }
+            Effect::Set(record) if old.is_none_or(|old| old < record.version || is_planted(Rule::R19Guard)) => {
                 self.records.insert(at, record.clone());
             }
-            Effect::Delete { version, .. } if old.is_some_and(|old| old <= *version) => {
+            Effect::Delete { version, .. } if old.is_some_and(|old| old <= *version || is_planted(Rule::R19Delete)) => {
                 self.records.remove(&at);
             }
             Effect::Set(_) | Effect::Delete { .. } => {}

@@ -15,3 +15,4 @@ mod lists;
 mod session;
 mod stress;
 mod support;
+mod transfer;

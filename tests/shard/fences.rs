@@ -94,6 +94,37 @@ async fn after_a_clean_stop_everything_is_there() {
     assert!(rig.put("k0", "x").await > newest, "versions go on rising");
 }
 
+/// R22: else a compare-and-swap by a version that was read before the loss would hit what came after it.
+#[test]
+fn versions_that_were_lost_are_not_given_again() {
+    let mut setup = Setup::new(10);
+    let mut lost = None;
+    crash_after(&setup, async |rig| lost = Some(rig.put("k", "lost").await));
+    run(async {
+        setup.assignment.accept_loss = true;
+        assert!(setup.start().await.put("k", "new").await > lost.unwrap());
+    });
+}
+
+/// R1, R13: a version that is in no fence row, as no flush of it was ever committed.
+#[test]
+fn the_version_of_a_dead_letter_is_not_given_again() {
+    let setup = Setup::new(10).mode(WriteMode::Through);
+    crash_after(&setup, async |rig| {
+        rig.tier.poison(key("k"));
+        let unknown = rig.one_within(crate::rig::put_command("k", "buried"), 100).await;
+        assert!(matches!(unknown, Err(Error::Unknown(_))), "{unknown:?}");
+        rig.until_stats("it is buried", |stats| stats.dead_letters == 1).await;
+    });
+    run(async {
+        let rig = setup.start().await;
+        rig.tier.cure(&key("k"));
+        rig.put("k", "new").await;
+        assert_eq!(rig.get("k").await.as_deref(), Some("new"));
+        assert_eq!(rig.tier.row(&key("k")).unwrap().value.as_bytes(), b"new");
+    });
+}
+
 /// R18, R22: in write-through nothing acknowledged lives in memory only.
 #[test]
 fn write_through_restarts_after_a_crash() {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use overspill::clock::ManualClock;
 use overspill::cluster::{Assignment, Member, MemberState, ShardName};
 use overspill::command::{Command, Condition, Cursor, Expiry, Explanation, Found, Place, Reply, ShardStats};
-use overspill::journal::{self, Directory, Fsync, OpenError};
+use overspill::journal::memory::MemoryDisk;
+use overspill::journal::{self, Directory, Disk, Fsync, OpenError};
 use overspill::policy::PolicyKind;
 use overspill::record::{Epoch, JournalId, Key, Record, Timestamp, Ttl, Value, Version};
 use overspill::service::{Batch, Error, Service};
@@ -71,23 +72,29 @@ pub struct Setup {
 #[derive(Clone)]
 pub struct JournalSetup {
     pub directory: Arc<tempfile::TempDir>,
+    /// In place of the directory.
+    pub memory: Option<MemoryDisk>,
     pub options: journal::Options,
 }
 
 impl JournalSetup {
     pub fn new() -> Self {
         let options = journal::Options { segment_bytes: 1 << 16, ..journal::Options::new(Fsync::Always, 1 << 30) };
-        Self { directory: Arc::new(tempfile::tempdir().unwrap()), options }
+        Self { directory: Arc::new(tempfile::tempdir().unwrap()), memory: None, options }
     }
 
     /// Opens it as soon as the process that had it is gone for good.
     fn open(&self) -> Durability {
         loop {
-            let disk = Arc::new(Directory::create(self.directory.path()).unwrap());
+            let disk: Arc<dyn Disk> = match &self.memory {
+                Some(disk) => Arc::new(disk.attach()),
+                None => Arc::new(Directory::create(self.directory.path()).unwrap()),
+            };
             let id = JournalId(LIVES.fetch_add(1, Ordering::Relaxed));
             match journal::open(disk, self.options, id, &mut |_| {}) {
                 Ok((journal, recovered)) => {
-                    return Durability { journal, recovered, is_synced: true, blocking: Arc::new(Threads) };
+                    let is_synced = self.options.fsync == Fsync::Always;
+                    return Durability { journal, recovered, is_synced, blocking: Arc::new(Threads) };
                 }
                 Err(OpenError::Locked(_)) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => panic!("{error}"),

@@ -20,6 +20,7 @@ const STRAGGLERS: Duration = Duration::from_secs(30);
 pub async fn converge(world: &Arc<World>) {
     world.trace.note(format_args!("everything is healed"));
     world.weather.heal();
+    world.disks.lock().iter().for_each(|of_name| of_name.disk.heal());
     world.clock.set_rate(1.0);
     sleep(STRAGGLERS).await;
     for key in &world.keys {
@@ -145,7 +146,7 @@ async fn stop_all(world: &Arc<World>, live: &BTreeSet<usize>) {
         let Some(process) = world.up(name) else { continue };
         let stopped = process.shard().shutdown().await;
         world.trace.note(format_args!("{process} has stopped: {stopped:?}"));
-        if stopped.is_err() {
+        if stopped.is_err() || stopped.is_ok_and(|stopped| stopped.journaled > 0) {
             return world.fail(format!("{process} does not stop cleanly although everything is healed: {stopped:?}"));
         }
         world.kill(&process, "by its own end");

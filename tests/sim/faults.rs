@@ -1,13 +1,18 @@
 //! Does to the cluster what the plan says, when it says so.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use overspill::cluster::MemberState;
+use overspill::journal::Fsync;
+use overspill::journal::memory::MemoryDisk;
+use overspill::shard::Stopped;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::plan::Fault;
-use crate::world::{Process, World};
+use crate::disk;
+use crate::plan::{DiskFate, Fault};
+use crate::world::{DiskOfName, Process, World};
 
 /// A stop takes at most its drain timeout and what its last statements take.
 const STOP_MAX: Duration = Duration::from_secs(120);
@@ -26,12 +31,37 @@ pub async fn plant(world: &Arc<World>) {
 fn plant_one(world: &Arc<World>, fault: Fault) {
     let time = |ms: u32| Duration::from_millis(u64::from(ms));
     match fault {
-        Fault::Crash { shard, down_ms, accept_after_ms } => {
+        Fault::Crash { shard, power, disk, down_ms, accept_after_ms } => {
             if let Some(process) = world.up(shard) {
-                world.kill(&process, "by kill -9");
+                if power {
+                    world.lose_power(&process);
+                } else {
+                    world.kill(&process, "by kill -9");
+                }
+                harm_disk(world, &process, disk);
                 bring_back(world, process, time(down_ms), time(accept_after_ms));
             }
         }
+        Fault::CrashAtDisk { shard, calls, power } => {
+            if let Some(process) = world.up(shard).filter(|process| process.disk.is_some()) {
+                world.weather.crash_at_disk(&process, calls, power);
+                bring_back(world, process, time(100), time(1000));
+            }
+        }
+        Fault::SyncFails { shard, of_directory } => with_disk(world, shard, |disk| match of_directory {
+            true => disk.fail_next_sync_dir(),
+            false => disk.fail_next_sync(),
+        }),
+        Fault::WriteFails { shard } => with_disk(world, shard, |disk| disk.fail_next_write(io::ErrorKind::Other, 7)),
+        Fault::DiskFull { shard, ms } => with_disk(world, shard, |disk| {
+            disk.set_full(true);
+            let disk = disk.clone();
+            tokio::spawn(async move {
+                sleep(time(ms)).await;
+                disk.set_full(false);
+            });
+        }),
+        Fault::DiskSlow { ms, by_ms } => world.weather.disk_slow(time(ms), by_ms),
         Fault::CrashAtCommit { shard, is_before, down_ms, accept_after_ms } => {
             if let Some(process) = world.up(shard) {
                 world.weather.crash_at_commit(Some((process.life, is_before)));
@@ -49,6 +79,7 @@ fn plant_one(world: &Arc<World>, fault: Fault) {
             if let Some(process) = serving {
                 process.set_cut_off(true);
                 world.primary.lock().accept_loss_from(shard, Instant::now() + time(accept_after_ms));
+                world.disks.lock()[shard] = DiskOfName::empty(); // on another machine
                 world.start(shard);
             }
         }
@@ -73,6 +104,43 @@ fn plant_one(world: &Arc<World>, fault: Fault) {
         Fault::ClockJump { ms } => world.clock.jump_ms(ms),
         Fault::ClockRate { percent } => world.clock.set_rate(f64::from(percent) / 100.0),
         Fault::Move { share_percent } => world.primary.lock().divide(share_percent, &world.keys),
+    }
+}
+
+fn with_disk(world: &World, shard: usize, harm: impl FnOnce(&MemoryDisk)) {
+    if let Some(disk) = world.up(shard).as_ref().and_then(|process| process.disk.as_ref()) {
+        harm(disk);
+    }
+}
+
+/// What becomes of the disk that a dead process leaves.
+fn harm_disk(world: &World, process: &Process, fate: DiskFate) {
+    let disks = &mut *world.disks.lock();
+    let of_name = &mut disks[process.name];
+    let Some(disk) = &process.disk else { return };
+    let is_lazy = world.setup().journal.is_some_and(|journal| journal.fsync != Fsync::Always);
+    match fate {
+        DiskFate::Kept => {}
+        DiskFate::Lost => *of_name = DiskOfName::empty(),
+        DiskFate::OldCopy => {
+            // One that a later life has made old: that stands in the fence.
+            let row = world.fence(&world.names[process.name]);
+            let is_old = row.is_some_and(|row| row.incarnation.0 == process.life);
+            if let Some((_, copy)) = of_name.copy.take().filter(|(life, _)| is_old && *life <= process.life) {
+                *of_name = DiskOfName { disk: copy, ..DiskOfName::empty() };
+            }
+        }
+        DiskFate::Rotten if is_lazy => {} // what is lost may look like what is rotten
+        DiskFate::Rotten => of_name.is_rotten = disk::rot(disk, &mut world.chaos.lock()),
+    }
+}
+
+/// R23: a process whose journal can't be written any more ends, and is started again.
+pub async fn end_with_journal(world: Arc<World>, process: Arc<Process>) {
+    let reason = process.shard().failed().await;
+    if !process.is_dead() {
+        world.kill(&process, &format!("by itself: {reason}"));
+        bring_back(&world, process, Duration::from_millis(200), Duration::from_millis(1000));
     }
 }
 
@@ -112,6 +180,7 @@ async fn stop(world: Arc<World>, process: Arc<Process>) {
     }
     world.trace.note(format_args!("{process} has stopped: {stopped:?}"));
     match stopped {
+        Ok(Ok(Stopped { journaled: 1.., .. })) => {}
         Ok(Ok(_)) => {
             if let Some(key) = (0..world.keys.len()).find(|&key| world.dies_with(&process, key)) {
                 let key = &world.keys[key];

@@ -13,11 +13,14 @@
 mod check;
 mod clients;
 mod clock;
+mod disk;
 mod ending;
 mod faults;
 mod figures;
 mod history;
 mod invariants;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod panics;
 mod plan;
 mod primary;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use overspill::journal::{self, Fsync};
 use overspill::policy::PolicyKind;
 use overspill::shard::WriteMode;
 use rand::rngs::SmallRng;
@@ -20,18 +21,12 @@ pub struct Plan {
     pub weather: Weather,
 }
 
-/// What an acknowledged write can rely on when its process dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Memory only, but in write-through: a restart refuses (R22) until the loss is accepted.
-    None,
-}
-
 /// The cluster of a run.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub mode: WriteMode,
-    pub durability: Durability,
+    /// `None`: a crash loses what was not spilled, and a person must say so.
+    pub journal: Option<journal::Options>,
     pub policy: PolicyKind,
     pub capacity: usize,
     pub memory_bytes_max: usize,
@@ -103,8 +98,33 @@ pub enum Fault {
     /// `kill -9`; another process of the name comes after a while, and the loss is accepted after another while.
     Crash {
         shard: usize,
+        power: bool,
+        disk: DiskFate,
         down_ms: u32,
         accept_after_ms: u32,
+    },
+    /// The process, or the machine, dies at its so manieth next call to its disk.
+    CrashAtDisk {
+        shard: usize,
+        calls: u32,
+        power: bool,
+    },
+    /// The next sync fails, of a file or of the directory.
+    SyncFails {
+        shard: usize,
+        of_directory: bool,
+    },
+    /// The next write fails half way.
+    WriteFails {
+        shard: usize,
+    },
+    DiskFull {
+        shard: usize,
+        ms: u32,
+    },
+    DiskSlow {
+        ms: u32,
+        by_ms: u32,
     },
     /// The same, in the moment when the tier has carried out (or: is about to carry out) its next flush.
     CrashAtCommit {
@@ -163,6 +183,17 @@ pub enum Fault {
     },
 }
 
+/// What becomes of the disk of a process that dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFate {
+    Kept,
+    /// The next process finds an empty one.
+    Lost,
+    /// The next process finds a copy from before this one started.
+    OldCopy,
+    Rotten,
+}
+
 /// How often the tier does what to a single call, in 1/1000.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weather {
@@ -207,7 +238,7 @@ impl Setup {
         let sweep_ms = if all_slots { 3_600_000 } else { [10_000, 60_000, 3_600_000][rng.random_range(0..3)] };
         Self {
             mode: modes[rng.random_range(0..modes.len())],
-            durability: Durability::None,
+            journal: rng.random_bool(0.7).then(|| journal_options(rng)),
             policy: PolicyKind::ALL[rng.random_range(0..3)],
             capacity: rng.random_range(1..=6),
             // Far below what production allows: so that memory is full now and then (R15).
@@ -221,6 +252,14 @@ impl Setup {
             value_padding: [0, 20, 200][rng.random_range(0..3)],
         }
     }
+}
+
+fn journal_options(rng: &mut SmallRng) -> journal::Options {
+    let lazy = Fsync::Interval(Duration::from_millis(50));
+    let fsync = [Fsync::Always, Fsync::Always, Fsync::Always, lazy, Fsync::Never][rng.random_range(0..5)];
+    // Far below what production allows: so that it is checkpointed, and full, now and then.
+    let bytes_max = [1 << 15, 1 << 17, 1 << 24][rng.random_range(0..3)];
+    journal::Options { segment_bytes: 4096, ..journal::Options::new(fsync, bytes_max) }
 }
 
 /// Bursts, with long rests between them.
@@ -319,6 +358,16 @@ fn fault(rng: &mut SmallRng, setup: &Setup, deadly: u32) -> Fault {
     let shard = rng.random_range(0..setup.shards);
     let (down_ms, accept_after_ms) = ([50, 500, 5000][rng.random_range(0..3)], rng.random_range(500..4000));
     let ms = [100, 1000, 8000][rng.random_range(0..3)] + rng.random_range(0..500);
+    let power = rng.random_bool(0.4);
+    if setup.journal.is_some() && rng.random_bool(0.3) {
+        return match rng.random_range(0..10 + 6 * deadly) {
+            0..2 => Fault::SyncFails { shard, of_directory: rng.random_bool(0.3) },
+            2 => Fault::WriteFails { shard },
+            3..6 => Fault::DiskFull { shard, ms },
+            6..10 => Fault::DiskSlow { ms, by_ms: [5, 100, 2000][rng.random_range(0..3)] },
+            _ => Fault::CrashAtDisk { shard, calls: rng.random_range(1..12), power },
+        };
+    }
     match rng.random_range(0..40 + 10 * deadly) {
         0..6 => Fault::TierAway { ms, hangs: rng.random_bool(0.5) },
         6..9 => Fault::TierKilled { ms },
@@ -331,7 +380,15 @@ fn fault(rng: &mut SmallRng, setup: &Setup, deadly: u32) -> Fault {
         32..40 if setup.shards > 1 => Fault::Move { share_percent: rng.random_range(0..=100) },
         32..40 => Fault::TierAway { ms: ms / 10, hangs: false },
         n => match (n - 40) % 10 {
-            0..4 => Fault::Crash { shard, down_ms, accept_after_ms },
+            0..4 => {
+                let disk = match rng.random_range(0..20) {
+                    0 => DiskFate::Lost,
+                    1 => DiskFate::OldCopy,
+                    2 => DiskFate::Rotten,
+                    _ => DiskFate::Kept,
+                };
+                Fault::Crash { shard, power, disk, down_ms, accept_after_ms }
+            }
             4..7 => Fault::CrashAtCommit { shard, is_before: rng.random_bool(0.4), down_ms, accept_after_ms },
             7..9 => Fault::Stop { shard, down_ms, accept_after_ms },
             _ => Fault::Usurp { shard, accept_after_ms },

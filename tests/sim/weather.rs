@@ -75,6 +75,10 @@ struct Now {
     generation: u64,
     /// The process that dies at its next commit, and whether before it.
     crash_at_commit: Option<(u64, bool)>,
+    /// The process that dies at its disk, after so many calls, and whether power is lost.
+    crash_at_disk: Option<(u64, u32, bool)>,
+    disk_slow_until: Instant,
+    disk_slow_ms: u64,
 }
 
 impl Weather {
@@ -92,6 +96,9 @@ impl Weather {
                 exhausted_until: now,
                 generation: 0,
                 crash_at_commit: None,
+                crash_at_disk: None,
+                disk_slow_until: now,
+                disk_slow_ms: 0,
             }),
         }
     }
@@ -135,9 +142,43 @@ impl Weather {
         is_it
     }
 
+    pub fn crash_at_disk(&self, process: &Process, calls: u32, power: bool) {
+        self.now.lock().crash_at_disk = Some((process.life, calls, power));
+    }
+
+    /// Whether a process dies at this call to its disk, and whether with the power.
+    pub fn crashes_at_disk(&self, process: &Process) -> Option<bool> {
+        let now = &mut *self.now.lock();
+        let (life, calls, power) = now.crash_at_disk.as_mut()?;
+        if *life != process.life {
+            return None;
+        }
+        *calls = calls.saturating_sub(1);
+        let power = (*calls == 0).then_some(*power);
+        if power.is_some() {
+            now.crash_at_disk = None;
+        }
+        power
+    }
+
+    pub fn disk_slow(&self, time: Duration, by_ms: u32) {
+        let now = &mut *self.now.lock();
+        now.disk_slow_until = Instant::now() + time;
+        now.disk_slow_ms = u64::from(by_ms);
+    }
+
+    /// How long a piece of work at a disk waits before it is done, and after.
+    pub fn disk_ms(&self) -> (u64, u64) {
+        let now = &mut *self.now.lock();
+        let is_slow = Instant::now() < now.disk_slow_until && !now.is_healed;
+        let most = if is_slow { now.disk_slow_ms } else { 1 };
+        (now.rng.random_range(0..=most), now.rng.random_range(0..=most))
+    }
+
     /// From now on all goes well.
     pub fn heal(&self) {
         let now = &mut *self.now.lock();
+        now.crash_at_disk = None;
         now.is_healed = true;
         now.crash_at_commit = None;
     }

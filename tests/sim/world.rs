@@ -14,15 +14,20 @@ use futures::FutureExt;
 use overspill::clock::Clock;
 use overspill::cluster::{Fence, Incarnation, Member, MemberStatus, ShardName};
 use overspill::command::Place;
-use overspill::record::{Key, Value};
-use overspill::shard::{Shard, ShardOptions};
+use overspill::journal::memory::MemoryDisk;
+use overspill::journal::{self, Fsync, OpenError};
+use overspill::record::{JournalId, Key, Value};
+use overspill::shard::{Durability, Shard, ShardOptions};
 use overspill::slots::{Slot, SlotSet};
 use overspill::tier::memory::MemoryTier;
 use overspill::tier::{SharedTier, Tier};
 use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 
 use crate::clock::SimClock;
+use crate::disk::{SimBlocking, SimDisk};
 use crate::history::{History, ValueId};
 use crate::invariants::{self, Witness};
 use crate::plan::{Plan, Setup};
@@ -30,7 +35,7 @@ use crate::primary::Primary;
 use crate::tier::SimTier;
 use crate::trace::Trace;
 use crate::weather::{Faults, Weather};
-use crate::{check, clients, ending, faults, panics};
+use crate::{check, clients, disk, ending, faults, panics};
 
 /// Virtual time after the last planned event in which everything has to come to rest.
 pub const CONVERGE_MAX: Duration = Duration::from_secs(300);
@@ -40,8 +45,12 @@ pub struct Process {
     pub life: u64,
     pub name: usize,
     shard: OnceLock<Shard>,
+    /// Where its journal lies.
+    pub disk: Option<MemoryDisk>,
     is_dead: AtomicBool,
     is_cut_off: AtomicBool,
+    /// It has been within its bounds once: what it took over from its journal may pass them at first.
+    pub was_within: AtomicBool,
 }
 
 impl Process {
@@ -94,10 +103,28 @@ pub struct World {
     pub primary: Mutex<Primary>,
     /// All lives so far, dead ones too: what died with them is known.
     pub processes: Mutex<Vec<Arc<Process>>>,
+    /// What the next process of a name finds, and what was put aside of it.
+    pub disks: Mutex<Vec<DiskOfName>>,
+    pub chaos: Mutex<SmallRng>,
     pub failure: Mutex<Option<String>>,
     pub failed: Notify,
     lives: AtomicU64,
     values: AtomicU64,
+}
+
+/// The disk that a name has.
+#[derive(Clone)]
+pub struct DiskOfName {
+    pub disk: MemoryDisk,
+    /// A copy from before a life started.
+    pub copy: Option<(u64, MemoryDisk)>,
+    pub is_rotten: bool,
+}
+
+impl DiskOfName {
+    pub fn empty() -> Self {
+        Self { disk: MemoryDisk::new(), copy: None, is_rotten: false }
+    }
 }
 
 /// What came of a run.
@@ -167,6 +194,8 @@ impl World {
             witness: Mutex::new(Witness::new(keys.len())),
             primary: Mutex::new(Primary::new(&plan.setup, &keys)),
             processes: Mutex::default(),
+            disks: Mutex::default(),
+            chaos: Mutex::new(SmallRng::seed_from_u64(plan.seed ^ 0xd15c)),
             failure: Mutex::default(),
             failed: Notify::new(),
             lives: AtomicU64::new(0),
@@ -178,6 +207,7 @@ impl World {
     }
 
     async fn live(self: &Arc<Self>) {
+        self.disks.lock().extend((0..self.names.len()).map(|_| DiskOfName::empty()));
         (0..self.names.len()).for_each(|name| self.start(name));
         tokio::spawn(crate::primary::lead(Arc::clone(self)));
         let clients: Vec<_> =
@@ -208,18 +238,74 @@ impl World {
             sweep_interval: setup.sweep_interval,
             seed: life,
         };
+        let disk = setup.journal.map(|_| self.put_in_disk(name, life));
         let process = Arc::new(Process {
             life,
             name,
             shard: OnceLock::new(),
+            disk,
             is_dead: AtomicBool::new(false),
             is_cut_off: AtomicBool::new(false),
+            was_within: AtomicBool::new(false),
         });
         let tier = SimTier { world: Arc::clone(self), process: Arc::clone(&process) };
         let clock: Arc<SimClock> = Arc::clone(&self.clock);
-        let _ = process.shard.set(Shard::spawn(options, Some(SharedTier::new(tier)), clock)); // nobody else does
+        let tier = SharedTier::new(tier);
+        let shard = match self.open_journal(&process) {
+            None => Shard::spawn(options, Some(tier), clock),
+            Some(Ok(durability)) => match Shard::recover(options, tier, clock, durability) {
+                Ok(shard) => shard,
+                Err(error) => return self.fail(format!("{process} can't recover: {error}")),
+            },
+            Some(Err(error)) => return self.not_started(&process, &error),
+        };
+        let _ = process.shard.set(shard); // nobody else does
         self.trace.note(format_args!("{process} starts"));
-        self.processes.lock().push(process);
+        self.processes.lock().push(Arc::clone(&process));
+        if process.disk.is_some() {
+            tokio::spawn(faults::end_with_journal(Arc::clone(self), process));
+        }
+    }
+
+    /// The disk of a name, for its next life.
+    fn put_in_disk(&self, name: usize, life: u64) -> MemoryDisk {
+        let of_name = &mut self.disks.lock()[name];
+        if self.chaos.lock().random_bool(0.2) {
+            of_name.copy = Some((life, disk::copy(&of_name.disk)));
+        }
+        of_name.disk.attach()
+    }
+
+    fn open_journal(self: &Arc<Self>, process: &Arc<Process>) -> Option<Result<Durability, OpenError>> {
+        let (options, disk) = (self.setup().journal?, process.disk.clone()?);
+        let sim = SimDisk { world: Arc::clone(self), process: Arc::clone(process), disk };
+        let opened = journal::open(Arc::new(sim), options, JournalId(process.life), &mut |_| {});
+        let blocking = Arc::new(SimBlocking { world: Arc::clone(self), process: Arc::clone(process) });
+        let is_synced = options.fsync == Fsync::Always;
+        let opened = opened.map(|(journal, recovered)| Durability { journal, recovered, is_synced, blocking });
+        if opened.is_ok() && std::mem::take(&mut self.disks.lock()[process.name].is_rotten) {
+            self.fail(format!("{process} has not noticed that its journal is rotten (R24)"));
+        }
+        Some(opened)
+    }
+
+    /// A person looks, and does what can be done.
+    fn not_started(self: &Arc<Self>, process: &Process, error: &OpenError) {
+        self.trace.note(format_args!("{process} does not start: {error}"));
+        if let OpenError::Corrupt { .. } = error {
+            let of_name = &mut self.disks.lock()[process.name];
+            if !of_name.is_rotten {
+                self.fail(format!("{process} finds its journal corrupt, and nothing is: {error} (R24)"));
+            }
+            *of_name = DiskOfName::empty();
+        }
+        let (world, name) = (Arc::clone(self), process.name);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if world.up(name).is_none() {
+                world.start(name);
+            }
+        });
     }
 
     /// The newest process of a name.
@@ -232,10 +318,32 @@ impl World {
         self.newest(name).filter(|process| !process.is_dead())
     }
 
+    /// The process ends where it is. What it has written stays.
     pub fn kill(&self, process: &Process, how: &str) {
         if !process.is_dead.swap(true, Ordering::Relaxed) {
             self.trace.note(format_args!("{process} is killed {how}"));
+            process.disk.iter().for_each(MemoryDisk::kill);
             self.witness.lock().died(process.life);
+        }
+    }
+
+    /// Its machine ends: what was not synced may be gone. With lazy syncs, that is the price: but nothing that the tier has
+    /// may go back in time (R10).
+    pub fn lose_power(&self, process: &Process) {
+        if process.is_dead.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.trace.note(format_args!("{process} loses power"));
+        process.disk.iter().for_each(|disk| disk.crash(&mut *self.chaos.lock()));
+        self.witness.lock().died(process.life);
+        if self.setup().journal.is_some_and(|journal| journal.fsync != Fsync::Always) {
+            for key in 0..self.keys.len() {
+                let newest = self.witness.lock().seen(key).version;
+                if self.rows.row(&self.keys[key]).is_none_or(|row| row.version != newest) {
+                    self.history.lock().forget(key);
+                    self.witness.lock().forget(key);
+                }
+            }
         }
     }
 
@@ -269,9 +377,12 @@ impl World {
             return; // then nothing may be missing
         }
         let processes = self.processes.lock();
-        let Some(old) = processes.iter().find(|process| process.life == before.incarnation.0) else { return };
-        let lost: Vec<usize> = (0..self.keys.len()).filter(|&key| self.dies_with(old, key)).collect();
-        self.trace.note(format_args!("lost with {old}, with leave: {lost:?}"));
+        // Also a life that had served from its journal, before it got hold of the fence.
+        let is_old = |process: &&Arc<Process>| process.name == name && process.life >= before.incarnation.0;
+        let old: Vec<_> = processes.iter().filter(is_old).filter(|old| old.life != after.incarnation.0).collect();
+        let lost: Vec<usize> =
+            (0..self.keys.len()).filter(|&key| old.iter().any(|old| self.dies_with(old, key))).collect();
+        self.trace.note(format_args!("lost with {}, with leave: {lost:?}", before.shard));
         for key in lost {
             self.history.lock().forget(key);
             self.witness.lock().forget(key);
