@@ -7,12 +7,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Reply};
-use crate::record::Epoch;
+use crate::record::{Epoch, VALUE_BYTES_MAX};
 
 /// Most commands in one batch; larger ones are split by whoever makes them.
 pub const BATCH_COMMANDS_MAX: usize = 4096;
 /// Most bytes of commands in one batch, unless a single command is larger (R9).
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// What a shard reads for one batch takes about so many bytes at most: the largest value and some more. Reads beyond it are
+/// refused with [`Error::ReplyTooLarge`] (R9).
+pub const REPLIES_BYTES_MAX: usize = VALUE_BYTES_MAX + BATCH_BYTES_MAX;
+/// Most keys in a page: of the longest keys, they still fit a frame.
+pub const PAGE_KEYS_MAX: usize = 4096;
 
 /// Commands that travel together. Commands on the same key take effect in their order; others in any order. A batch
 /// is not a transaction: each command succeeds or fails for itself.

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::SinkExt;
-use overspill::command::Command;
+use overspill::command::{Command, Reply};
 use overspill::doors::Options;
-use overspill::record::Value;
+use overspill::record::{VALUE_BYTES_MAX, Value};
 use overspill::rpc::frames::{FRAME_BYTES_MAX, Frames};
+use overspill::service::{Batch, Replies, Service};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-use crate::support::{LONG, Memory, Server, ask, connect, execute, get, greeted, key, put, within};
+use crate::support::{LONG, Memory, Server, ask, connect, execute, found, get, greeted, key, put, within};
 
 #[path = "rpc/support.rs"]
 #[expect(dead_code)]
@@ -67,8 +68,9 @@ async fn two_thousand_idle_peers_cost_little_whatever_they_announce() {
 async fn a_client_that_stops_reading_is_closed_and_costs_little_meanwhile() {
     let _alone = ALONE.lock().await;
     let service = Memory::open();
-    let gets: Vec<Command> = (0..64).map(|i| get(format!("k{i}"))).collect();
-    for i in 0..64 {
+    // They fit a frame: what the server keeps of longer answers would not be stuck in the middle of being written.
+    let gets: Vec<Command> = (0..3).map(|i| get(format!("k{i}"))).collect();
+    for i in 0..3 {
         service.records.lock().insert(key(format!("k{i}")), Value::new(vec![i; MIB]).unwrap());
     }
     let options = Options { stall_max: Duration::from_secs(2), ..Options::default() };
@@ -80,7 +82,7 @@ async fn a_client_that_stops_reading_is_closed_and_costs_little_meanwhile() {
     let mut stalled: Vec<Frames<TcpStream>> = Vec::new();
     for _ in 0..8 {
         let mut frames = greeted(&server).await;
-        // 64 GiB of answers, if they were made.
+        // 24 GiB of answers, if they were made.
         for id in 0..1000 {
             frames.send(execute(id, &gets)).await.unwrap();
         }
@@ -106,4 +108,48 @@ async fn a_client_that_stops_reading_is_closed_and_costs_little_meanwhile() {
         let _ = stream.read(&mut [0]).await;
     }
     ask(&client, get("k"), LONG).await.unwrap();
+}
+
+/// Makes what it answers anew each time, as a primary does.
+struct Copies;
+
+impl Service for Copies {
+    async fn execute(&self, batch: Batch) -> Replies {
+        let answer = |bytes| Ok(Reply::Found(Some(found(Value::new(vec![1; bytes]).unwrap()))));
+        let bytes = |command: &Command| match command.key() {
+            _ if command.is_write() => 1,
+            Some(key) if key.as_bytes() == b"large" => VALUE_BYTES_MAX,
+            Some(_) | None => MIB,
+        };
+        batch.commands.iter().map(|command| answer(bytes(command))).collect()
+    }
+}
+
+#[tokio::test]
+async fn many_that_do_not_read_cost_no_more_than_the_door_may_hold_and_others_are_served() {
+    let _alone = ALONE.lock().await;
+    const ANSWERS_BYTES_MAX: usize = 64 * MIB;
+    let options = Options { answers_bytes_max: ANSWERS_BYTES_MAX, ..Options::default() };
+    let server = Server::start_at("127.0.0.1:0".parse().unwrap(), Copies, options);
+    let client = server.client();
+    ask(&client, put("k", "v"), LONG).await.unwrap();
+    // Answers of many frames, and of one frame that sockets do not hold.
+    for gets in [(0..16).map(|i| get(format!("k{i}"))).collect(), vec![get("large")]] {
+        let before = resident_bytes();
+        let (mut deaf, mut most) = (Vec::new(), 0);
+        for _ in 0..50 {
+            let mut frames = greeted(&server).await;
+            // 11 and 5 GiB of answers in all, if they were made.
+            for id in 0..14 {
+                frames.send(execute(id, &gets)).await.unwrap();
+            }
+            deaf.push(frames);
+            ask(&client, put("k", "v"), LONG).await.unwrap();
+            most = most.max(resident_bytes().saturating_sub(before));
+        }
+        println!("50 peers that don't read {} values: {} KiB", gets.len(), most / 1024);
+        assert!(most < ANSWERS_BYTES_MAX + 64 * MIB, "{most}");
+        drop(deaf);
+        within("room again", async { while ask(&client, get("large"), LONG).await.is_err() {} }).await;
+    }
 }

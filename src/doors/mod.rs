@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Assignment, ControlError, Fence, Member, MemberStatus, ShardName};
 use crate::record::Epoch;
 use crate::rpc::Role;
+use crate::rpc::answers::Budget;
 use crate::service::Service;
 use crate::slots::SlotSet;
 use crate::task::Tasks;
@@ -41,6 +42,8 @@ pub struct Options {
     /// Of one RPC connection: requests that are read and not answered, and their bytes. Beyond it nothing is read.
     pub requests_max: usize,
     pub requests_bytes_max: usize,
+    /// Of all RPC connections: bytes of answers that are not written or not fetched yet.
+    pub answers_bytes_max: usize,
     /// How long a peer may make no progress in the middle of a frame, sending or receiving.
     pub stall_max: Duration,
     /// On shutdown, how long requests may take to finish.
@@ -56,6 +59,7 @@ impl Default for Options {
             hello_timeout: Duration::from_secs(10),
             requests_max: 32,
             requests_bytes_max: 16 * 1024 * 1024,
+            answers_bytes_max: 256 * 1024 * 1024,
             stall_max: crate::rpc::frames::STALL_MAX,
             drain_timeout: Duration::from_secs(10),
         }
@@ -100,6 +104,7 @@ where
     // Drops with this future, and the connections with it.
     let _end = tasks.token().clone().drop_guard();
     let connections = Arc::new(Semaphore::new(door.options.connections_max));
+    let budget = Budget::new(door.options.answers_bytes_max);
     let mut warned: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -120,9 +125,9 @@ where
             warn_seldom(&mut warned, || tracing::warn!(%peer, max, "connection refused: there are too many"));
             continue;
         };
-        let (door, token) = (Arc::clone(&door), tasks.token().clone());
+        let (door, budget, token) = (Arc::clone(&door), Arc::clone(&budget), tasks.token().clone());
         tasks.spawn("connection", async move {
-            if let Err(error) = connection(stream, peer, door, token).await {
+            if let Err(error) = connection(stream, peer, door, budget, token).await {
                 tracing::debug!(%peer, %error, "connection ended");
             }
             drop(permit);
@@ -146,6 +151,7 @@ async fn connection<S, M>(
     stream: TcpStream,
     peer: SocketAddr,
     door: Arc<Door<S, M>>,
+    budget: Arc<Budget>,
     shutdown: CancellationToken,
 ) -> Result<(), rpc::ConnectionError>
 where
@@ -159,7 +165,7 @@ where
         sniffed = timeout(door.options.sniff_timeout, sniff(&stream)) => sniffed,
     };
     match sniffed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
-        Some(Protocol::Rpc) => rpc::serve(stream, peer, door, shutdown).await,
+        Some(Protocol::Rpc) => rpc::serve(stream, peer, door, budget, shutdown).await,
         Some(Protocol::Other) => {
             farewell(stream, b"-ERR this port speaks the Overspill RPC only; use the kv shell\r\n").await;
             Ok(())

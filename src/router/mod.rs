@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use crate::cluster::Member;
 use crate::command::{Command, Cursor, Reply, ShardStats};
-use crate::record::Epoch;
-use crate::service::{Batch, Error, Replies, Service};
+use crate::record::{Epoch, KEY_BYTES_MAX};
+use crate::service::{Batch, Error, PAGE_KEYS_MAX, REPLIES_BYTES_MAX, Replies, Service};
 use crate::slots::{SLOTS, Slot};
 use crate::sync::RwLock;
 
@@ -161,7 +161,17 @@ impl<P: Peer> Service for Router<P> {
         let len = batch.commands.len();
         let mut parts: Vec<Part> = routes.targets.iter().map(|_| Part::default()).collect();
         let mut keyless: Vec<(usize, Command)> = Vec::new();
+        let mut scan_bytes = 0;
+        let mut refused = Vec::new();
         for (place, command) in batch.commands.into_iter().enumerate() {
+            if let Command::Scan { limit, .. } = command {
+                scan_bytes += page_bytes_max(limit);
+                // The first fits.
+                if scan_bytes > REPLIES_BYTES_MAX {
+                    refused.push((place, Err(Error::ReplyTooLarge)));
+                    continue;
+                }
+            }
             let part = command.key().and_then(|key| parts.get_mut(routes.index(Slot::of(key))));
             match part {
                 Some(part) => {
@@ -175,6 +185,7 @@ impl<P: Peer> Service for Router<P> {
         let mut sends: Vec<_> = sends.collect();
         // The common case needs no gathering.
         if keyless.is_empty()
+            && refused.is_empty()
             && sends.len() == 1
             && let Some((target, part)) = sends.pop()
         {
@@ -189,7 +200,7 @@ impl<P: Peer> Service for Router<P> {
         let (sent, gathered) = futures::join!(sent, gathered);
         let mut replies: Replies = vec![Err(short_answer()); len];
         let parts = sent.into_iter().flat_map(|(places, answers)| places.into_iter().zip(answers));
-        for (place, reply) in parts.chain(gathered) {
+        for (place, reply) in parts.chain(gathered).chain(refused) {
             if let Some(slot) = replies.get_mut(place) {
                 *slot = reply;
             }
@@ -206,6 +217,11 @@ impl<P> Routes<P> {
     fn target(&self, slot: Slot) -> Result<&Target<P>, Error> {
         self.targets.get(self.index(slot)).ok_or_else(|| Error::Unavailable(format!("slot {slot} has no shard")))
     }
+}
+
+/// Of a page of the longest keys.
+fn page_bytes_max(limit: u32) -> usize {
+    (limit as usize).min(PAGE_KEYS_MAX) * KEY_BYTES_MAX
 }
 
 fn short_answer() -> Error {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tarpc::{ClientMessage, Request, Response, context, trace};
 use tokio_serde::{Deserializer, Framed, Serializer};
 
+use crate::rpc::answers::HeldFrame;
 use crate::rpc::frames::{FRAME_BYTES_MAX, Frames, HEAD_BYTES};
 use crate::rpc::wire::{NodeRequest, NodeResponse, TIMEOUT_MAX};
 
@@ -106,7 +107,15 @@ impl Serializer<Response<NodeResponse>> for Codec {
     type Error = io::Error;
 
     fn serialize(self: Pin<&mut Self>, response: &Response<NodeResponse>) -> io::Result<Bytes> {
-        self.get_mut().encode(response)
+        let frame = self.get_mut().encode(response)?;
+        let held = match &response.message {
+            Ok(NodeResponse::Execute(answer) | NodeResponse::More(answer)) => answer.held.clone(),
+            Ok(_) | Err(_) => None,
+        };
+        Ok(match held {
+            Some(held) => Bytes::from_owner(HeldFrame { frame, held }),
+            None => frame,
+        })
     }
 }
 

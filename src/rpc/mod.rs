@@ -3,6 +3,7 @@
 //! [`Client`] is the near end, a [`Service`](crate::service::Service) and a [`Member`](crate::cluster::Member) whose
 //! work is done elsewhere; the far end is the RPC door. tarpc is named here and in that door, nowhere else.
 
+pub mod answers;
 pub mod client;
 pub mod codec;
 pub mod frames;

@@ -14,7 +14,10 @@ use tokio::time::Instant;
 use crate::command::{Command, Reply};
 use crate::record::Epoch;
 use crate::rpc::wire::{Commands, Part};
-use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Error, Replies};
+use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Error, REPLIES_BYTES_MAX, Replies};
+
+/// A job that got as much from a call that it shared was not cut for the sake of others.
+const FAIR_BYTES: usize = REPLIES_BYTES_MAX / 2;
 
 /// The commands of a caller, shared between it and the driver, with how many of them may have been sent.
 #[derive(Debug)]
@@ -40,6 +43,12 @@ impl Submitted {
         // Relaxed: this one number decides; the commands never change, and went to the driver through a channel.
         let claim = |state| if state & Self::ABANDONED == 0 { Some(state + count) } else { None };
         self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok()
+    }
+
+    /// Of what was claimed last, `count` are read again later.
+    fn withdraw(&self, count: usize) {
+        // Relaxed: as above. So many were claimed, so the flag stays.
+        self.state.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// The caller gives up: nothing more will be sent. Its answers, now that no others will come.
@@ -100,6 +109,24 @@ impl Job {
             bytes += size;
         }
         (count, bytes)
+    }
+
+    /// If some reads of its last piece were refused for the sake of the others in the call: they and what came after them
+    /// will be sent again, unless something was written after them.
+    fn take_back(&mut self, piece: &Range<usize>) {
+        let refused = |reply: &Result<Reply, Error>| matches!(reply, Err(Error::ReplyTooLarge));
+        let Some(first) = self.replies.iter().skip(piece.start).position(refused).map(|i| piece.start + i) else {
+            return;
+        };
+        let got_bytes: usize = self.replies.iter().take(first).flatten().map(Reply::size_bytes).sum();
+        let again = self.submitted.commands().get(first..piece.end).unwrap_or_default();
+        if got_bytes >= FAIR_BYTES || again.iter().any(Command::is_write) {
+            return;
+        }
+        self.submitted.withdraw(again.len());
+        self.left_bytes += again.iter().map(Command::size_bytes).sum::<usize>();
+        self.replies.truncate(first);
+        self.sent = first;
     }
 
     /// Answers the caller; what has no reply yet is lost for `reason`.
@@ -166,19 +193,32 @@ impl Call {
         self.pieces.iter().map(|(_, range)| range.len()).sum()
     }
 
-    /// Gives the replies to the jobs. Those with commands left go back to the head of the queue. If there are too few
-    /// replies, the call has failed for `reason`, and so have its jobs.
+    /// Gives the replies to the jobs. Those with commands left go back to the head of the queue, and so do those of which
+    /// reads were refused because of what the others read: alone, they might fit. If there are too few replies, the call has
+    /// failed for `reason`, and so have its jobs.
     pub fn settle(self, replies: Replies, reason: &str, queue: &mut VecDeque<Job>) {
         let mut replies = replies.into_iter();
+        let is_shared = self.pieces.len() > 1;
+        let mut unfinished = Vec::new();
         for (mut job, range) in self.pieces {
             job.replies.extend(replies.by_ref().take(range.len()));
             if job.replies.len() < range.end {
                 job.fail(reason);
-            } else if job.left().is_empty() {
+                continue;
+            }
+            if is_shared {
+                job.take_back(&range);
+            }
+            if job.left().is_empty() {
                 job.finish();
             } else {
-                queue.push_front(job);
+                unfinished.push(job);
             }
+        }
+        // Who asks for little does not wait for all those who ask for much.
+        unfinished.sort_by_key(|job: &Job| job.left().len());
+        for job in unfinished.into_iter().rev() {
+            queue.push_front(job);
         }
     }
 }
@@ -252,6 +292,52 @@ mod tests {
         let (a, _answered) = job(1, vec![get(); BATCH_COMMANDS_MAX + 1]);
         let call = Call::assemble(&mut VecDeque::from([a]), Instant::now()).unwrap();
         assert_eq!(call.len(), BATCH_COMMANDS_MAX);
+    }
+
+    fn read(bytes: usize) -> Result<Reply, Error> {
+        let (value, version) = (Value::new(vec![0; bytes]).unwrap(), Version::new(1, 1));
+        Ok(Reply::Found(Some(crate::command::Found { value, version, expires_at: None })))
+    }
+
+    const TOO_LARGE: Result<Reply, Error> = Err(Error::ReplyTooLarge);
+
+    #[tokio::test]
+    async fn reads_refused_for_the_sake_of_others_are_sent_again_the_shortest_first() {
+        let (large, mut large_answered) = job(1, vec![get(), get()]);
+        let (small, mut small_answered) = job(1, vec![put(1), get(), get()]);
+        let (mixed, mut mixed_answered) = job(1, vec![get(), put(1)]);
+        let (single, mut single_answered) = job(1, vec![get()]);
+        let left_bytes = get().size_bytes();
+        let mut queue = VecDeque::from([large, small, mixed, single]);
+        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        let stored = done(1).remove(0);
+        let replies = [
+            &[read(FAIR_BYTES), TOO_LARGE][..],
+            &[stored.clone(), TOO_LARGE, read(1)],
+            &[TOO_LARGE, stored.clone()],
+            &[TOO_LARGE],
+        ];
+        call.settle(replies.concat(), "", &mut queue);
+        assert_eq!(large_answered.try_recv().unwrap()[1], TOO_LARGE, "by itself it was too large");
+        assert_eq!(mixed_answered.try_recv().unwrap(), replies[2], "what was written is not written again");
+        assert_eq!(
+            queue.iter().map(|job| (job.sent, job.left_bytes)).collect::<Vec<_>>(),
+            [(0, left_bytes), (1, 2 * left_bytes)]
+        );
+        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        assert_eq!(call.len(), 3);
+        call.settle(vec![read(4), read(2), read(3)], "", &mut queue);
+        assert_eq!(small_answered.try_recv().unwrap(), [stored, read(2), read(3)]);
+        assert_eq!(single_answered.try_recv().unwrap(), [read(4)]);
+    }
+
+    #[tokio::test]
+    async fn who_travels_alone_is_told_that_it_was_too_large() {
+        let (a, mut answered) = job(1, vec![get(), get()]);
+        let mut queue = VecDeque::from([a]);
+        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        call.settle(vec![read(1), TOO_LARGE], "", &mut queue);
+        assert_eq!(answered.try_recv().unwrap(), [read(1), TOO_LARGE]);
     }
 
     #[tokio::test]

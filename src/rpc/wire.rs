@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::cluster::{Assignment, ControlError, Fence, MemberStatus, ShardName};
 use crate::command::Command;
 use crate::record::Epoch;
+use crate::rpc::answers::Held;
 use crate::rpc::queue::Submitted;
 use crate::service::{BATCH_COMMANDS_MAX, Replies};
 use crate::slots::SlotSet;
@@ -43,6 +44,9 @@ pub struct Answer {
     pub replies: Replies,
     /// Ask [`Node::more`] for the rest with this; `None` when this is all.
     pub more: Option<u64>,
+    /// At its sender: what it takes of the budget, unless that is little.
+    #[serde(skip)]
+    pub held: Option<Arc<Held>>,
 }
 
 /// The commands of a call. The sender sends parts of its callers' batches, which are neither moved nor copied; the

@@ -22,8 +22,10 @@ pub(super) type Answered = (usize, Result<Reply, Error>);
 /// What became of a command that was tried without waiting.
 pub(super) enum Tried {
     Answered(Result<Reply, Error>),
-    /// It will be answered when its group is committed.
-    Grouped,
+    /// It will be answered when its group is committed, with about so many bytes.
+    Grouped {
+        bytes: usize,
+    },
     /// It has to wait for a latch, room or the tier.
     MustWait(Command),
 }
@@ -155,7 +157,7 @@ impl Core {
         }
         group.latches.extend(latch);
         group.push(place, effect, admission, reply);
-        Tried::Grouped
+        Tried::Grouped { bytes: 0 }
     }
 
     /// Waits for the commit of a group, applies it, and gives its answers.
@@ -191,8 +193,9 @@ impl Core {
 fn follow(group: &mut Group, place: usize, reply: Result<Reply, Error>) -> Tried {
     match reply {
         Ok(reply) => {
+            let bytes = reply.size_bytes();
             group.followers.push((place, reply));
-            Tried::Grouped
+            Tried::Grouped { bytes }
         }
         Err(error) => Tried::Answered(Err(error)),
     }

@@ -65,7 +65,7 @@ use crate::journal::{Journal, Recovered};
 use crate::policy::PolicyKind;
 use crate::record::{Key, Lsn};
 use crate::replication::Solo;
-use crate::service::{Batch, Error, Replies, Service};
+use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
 use crate::slots::Slot;
 use crate::store::{Spill, Store, StoreOptions};
 use crate::sync::Mutex;
@@ -74,9 +74,6 @@ use crate::tier::SharedTier;
 
 /// How long the tasks may take to end once nothing is left to do; a statement under way has its own time-out.
 const TASKS_END_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Values that are loaded for one batch take about this much memory at most; reads beyond it are refused (R9).
-const REPLY_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// Stands for a reply until it comes; seen only if the work on it ended badly.
 const UNANSWERED: &str = "the work on this command ended without an answer";
@@ -303,7 +300,7 @@ impl Service for Shard {
         if let Err(error) = serving.check_epoch(batch.epoch) {
             return batch.commands.iter().map(|_| Err(error.clone())).collect();
         }
-        let Sorted { mut replies, group, waiting } = self.sort_out(&serving, batch.commands);
+        let Sorted { mut replies, group, waiting, bytes } = self.sort_out(&serving, batch.commands);
         if group.is_empty() && waiting.is_empty() {
             return replies;
         }
@@ -317,7 +314,7 @@ impl Service for Shard {
             if waiting.is_empty() {
                 return grouped.await;
             }
-            let (mut answers, more) = join(grouped, shard.execute_waiting(&serving, waiting, deadline)).await;
+            let (mut answers, more) = join(grouped, shard.execute_waiting(&serving, waiting, bytes, deadline)).await;
             answers.extend(more);
             answers
         });
@@ -340,6 +337,13 @@ struct Sorted {
     replies: Replies,
     group: Group,
     waiting: Vec<Waiting>,
+    /// Of the replies.
+    bytes: usize,
+}
+
+/// Whether the reply may be large, and nothing is lost if it is not given.
+fn is_refusable(command: &Command) -> bool {
+    matches!(command, Command::Get { .. } | Command::Scan { .. })
 }
 
 impl Shard {
@@ -348,28 +352,46 @@ impl Shard {
         let mut replies = Vec::with_capacity(commands.len());
         let (mut group, mut waiting) = (Group::default(), Vec::new());
         let mut waiting_keys: HashSet<Key, RandomState> = HashSet::default();
+        let (mut bytes, mut is_too_much) = (0, false);
         for (i, command) in commands.into_iter().enumerate() {
             let must_wait = !waiting_keys.is_empty() && command.key().is_some_and(|key| waiting_keys.contains(key));
+            let is_refusable = is_refusable(&command);
             let tried = match must_wait {
+                _ if is_too_much && is_refusable => Tried::Answered(Err(Error::ReplyTooLarge)),
                 true => Tried::MustWait(command),
                 false => self.core.try_execute(serving, &mut group, i, command),
             };
-            if let Tried::MustWait(command) = &tried {
-                waiting_keys.extend(command.key().cloned());
-            }
-            replies.push(match tried {
-                Tried::Answered(reply) => reply,
-                Tried::Grouped => Err(Error::Unknown(UNANSWERED.to_owned())),
-                Tried::MustWait(command) => {
-                    waiting.push((i, command));
-                    Err(Error::Unknown(UNANSWERED.to_owned()))
+            match tried {
+                Tried::Answered(reply) => {
+                    let size = reply.as_ref().map_or(0, Reply::size_bytes);
+                    is_too_much |= is_refusable && bytes + size > REPLIES_BYTES_MAX;
+                    let is_refused = is_refusable && is_too_much;
+                    bytes += if is_refused { 0 } else { size };
+                    replies.push(if is_refused { Err(Error::ReplyTooLarge) } else { reply });
                 }
-            });
+                Tried::Grouped { bytes: size } => {
+                    bytes += size;
+                    is_too_much |= bytes > REPLIES_BYTES_MAX;
+                    replies.push(Err(Error::Unknown(UNANSWERED.to_owned())));
+                }
+                Tried::MustWait(command) => {
+                    waiting_keys.extend(command.key().cloned());
+                    waiting.push((i, command));
+                    replies.push(Err(Error::Unknown(UNANSWERED.to_owned())));
+                }
+            }
         }
-        Sorted { replies, group, waiting }
+        Sorted { replies, group, waiting, bytes }
     }
 
-    async fn execute_waiting(&self, serving: &Serving, waiting: Vec<Waiting>, deadline: Instant) -> Vec<Answered> {
+    /// `bytes`: of what the batch is answered already.
+    async fn execute_waiting(
+        &self,
+        serving: &Serving,
+        waiting: Vec<Waiting>,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Vec<Answered> {
         let mut keys: HashMap<Option<Key>, usize, RandomState> = HashMap::default();
         let mut by_key: Vec<Vec<Waiting>> = Vec::new(); // in the order of the batch
         for (i, command) in waiting {
@@ -379,21 +401,22 @@ impl Shard {
                 None => by_key.push(vec![(i, command)]),
             }
         }
-        let (bytes, is_too_much) = (AtomicUsize::new(0), CancellationToken::new());
+        let (bytes, is_too_much) = (AtomicUsize::new(bytes), CancellationToken::new());
         let keys = by_key.into_iter().map(async |commands| {
             let mut answers = Vec::with_capacity(commands.len());
             for (i, command) in commands {
-                let is_get = matches!(command, Command::Get { .. });
+                let is_refusable = is_refusable(&command);
                 let executed = self.execute_one(serving, command, deadline);
-                let answer = if is_get {
+                let answer = if is_refusable {
                     // It may be given up half way: its load goes on by itself.
-                    is_too_much.run_until_cancelled(executed).await.unwrap_or(Err(Error::ReplyTooLarge))
+                    let answer = is_too_much.run_until_cancelled(executed).await;
+                    answer.filter(|_| !is_too_much.is_cancelled()).unwrap_or(Err(Error::ReplyTooLarge))
                 } else {
                     executed.await
                 };
                 // Relaxed: one task runs all of this.
                 let size = answer.as_ref().map_or(0, Reply::size_bytes);
-                if bytes.fetch_add(size, Ordering::Relaxed) + size > REPLY_BYTES_MAX {
+                if bytes.fetch_add(size, Ordering::Relaxed) + size > REPLIES_BYTES_MAX {
                     is_too_much.cancel();
                 }
                 answers.push((i, answer));

@@ -8,12 +8,10 @@ use std::collections::BTreeMap;
 use super::core::{Core, Serving};
 use crate::command::{Cursor, Reply};
 use crate::record::{Key, is_expired};
-use crate::service::Error;
+use crate::service::{Error, PAGE_KEYS_MAX};
 use crate::slots::{SLOTS, Slot};
 use crate::tier::RowKey;
 
-/// Most keys a page: of the longest keys, they still fit a frame.
-const PAGE_KEYS_MAX: usize = 4096;
 /// Slots looked at together; doubled while they hold few keys.
 const CHUNK_SLOTS_MIN: u16 = 64;
 const CHUNK_SLOTS_MAX: u16 = 4096;

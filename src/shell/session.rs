@@ -92,15 +92,14 @@ impl<S: Service> Session<S> {
         let mut commands = commands.into_iter().peekable();
         while commands.peek().is_some() {
             let batch = next_batch(&mut commands);
-            let mut replies = self.execute(batch.clone()).await.into_iter();
-            for command in &batch {
-                let mut reply = replies.next().unwrap_or_else(|| Err(silence(command)));
-                if reply == Err(Error::ReplyTooLarge) && batch.len() > 1 {
-                    // Not a second try: alone, it fits.
-                    let alone = self.execute(vec![command.clone()]).await.into_iter().next();
-                    reply = alone.unwrap_or_else(|| Err(silence(command)));
+            let mut replies = self.execute(batch.clone()).await;
+            for (i, command) in batch.iter().enumerate() {
+                let mut left = batch.len();
+                while left > 1 && replies.get(i) == Some(&Err(Error::ReplyTooLarge)) {
+                    left = self.ask_again(&batch, i, left, &mut replies).await;
                 }
-                renderer.push(command, reply, &mut out);
+                let reply = replies.get_mut(i).map(|reply| std::mem::replace(reply, Err(silence(command))));
+                renderer.push(command, reply.unwrap_or_else(|| Err(silence(command))), &mut out);
                 if out.len() >= WRITE_BYTES {
                     self.output.out(std::mem::take(&mut out)).await?;
                 }
@@ -112,6 +111,24 @@ impl<S: Service> Session<S> {
             self.fail(&error).await?;
         }
         Ok(status)
+    }
+
+    /// Asks again for what was too large beside the others, from place `i` on: for all of it if that are fewer than `before`,
+    /// and else for the first, which fits alone. Answers for how many it asked.
+    async fn ask_again(&self, batch: &[Command], i: usize, before: usize, replies: &mut Replies) -> usize {
+        let refused = replies.iter().enumerate().skip(i).filter(|(_, reply)| **reply == Err(Error::ReplyTooLarge));
+        let mut places: Vec<usize> = refused.map(|(place, _)| place).collect();
+        if places.len() >= before {
+            places.truncate(1);
+        }
+        let commands: Vec<Command> = places.iter().filter_map(|&place| batch.get(place).cloned()).collect();
+        let mut again = self.execute(commands).await.into_iter();
+        for &place in &places {
+            if let (Some(reply), Some(command)) = (replies.get_mut(place), batch.get(place)) {
+                *reply = again.next().unwrap_or_else(|| Err(silence(command)));
+            }
+        }
+        places.len()
     }
 
     async fn keys(&mut self) -> io::Result<Status> {

@@ -10,7 +10,8 @@ use crate::record::{Key, Value, Version};
 use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Batch, Error, Replies};
 use crate::slots::Slot;
 
-/// Keys that begin with `busy` are refused; those that begin with `large` are too large beside others.
+/// Keys that begin with `busy` are refused; those that begin with `large` are too large beside others, and of those that
+/// begin with `ten`, ten may be read at once.
 #[derive(Default)]
 struct Fake {
     state: Mutex<State>,
@@ -32,7 +33,19 @@ impl Service for Fake {
         let bytes: usize = batch.commands.iter().map(Command::size_bytes).sum();
         assert!(bytes <= BATCH_BYTES_MAX || batch.commands.len() == 1);
         let alone = batch.commands.len() == 1;
-        batch.commands.into_iter().map(|command| state.execute(command, alone)).collect()
+        let mut tens = 0;
+        let execute = |command: Command| {
+            if let Command::Get { key } = &command
+                && key.as_bytes().starts_with(b"ten")
+            {
+                tens += 1;
+                if tens > 10 {
+                    return Err(Error::ReplyTooLarge);
+                }
+            }
+            state.execute(command, alone)
+        };
+        batch.commands.into_iter().map(execute).collect()
     }
 }
 
@@ -284,6 +297,21 @@ async fn value_too_large_beside_others_is_fetched_alone() {
     lines_on(&service, "PUT a 1\nPUT large 2\n").await;
     let (out, err, status) = lines_on(&service, "MGET a large a").await;
     assert_eq!((out.as_str(), err.as_str(), status), ("1\n2\n1\n", "", Status::Ok));
+    lines_on(&service, "PUT large2 3\n").await;
+    let (out, err, status) = lines_on(&service, "MGET large a large2 large").await;
+    assert_eq!((out.as_str(), err.as_str(), status), ("2\n1\n3\n2\n", "", Status::Ok));
+}
+
+#[tokio::test]
+async fn values_too_large_for_one_answer_are_fetched_in_few() {
+    let service: Arc<Fake> = Arc::default();
+    let keys: Vec<String> = (0..100).map(|i| format!("ten{i}")).collect();
+    let pairs: Vec<String> = keys.iter().map(|key| format!("{key} {key}")).collect();
+    lines_on(&service, format!("MPUT {}", pairs.join(" "))).await;
+    let (out, err, status) = lines_on(&service, format!("MGET {}", keys.join(" "))).await;
+    assert_eq!((out, err, status), (format!("{}\n", keys.join("\n")), String::new(), Status::Ok));
+    let batches = service.state.lock().unwrap().batches.clone();
+    assert_eq!(batches[1..], [100, 90, 80, 70, 60, 50, 40, 30, 20, 10]);
 }
 
 /// Never answers, or answers too little.

@@ -1,4 +1,4 @@
-//! A hundred times more records than memory has room for.
+//! A hundred times more records than memory has room for; and many large values at once.
 
 use std::time::Instant;
 
@@ -7,6 +7,7 @@ use overspill::command::Reply;
 use crate::support::client::{Client, get, put, text};
 use crate::support::cluster::Cluster;
 use crate::support::database::Database;
+use crate::support::process::run;
 
 const RECORDS: usize = 100_000;
 const CALLERS: usize = 16;
@@ -71,4 +72,26 @@ async fn none_of_a_hundred_thousand_records_is_lost_through_room_for_a_thousand(
     cluster.stop();
     assert_eq!(database.number("SELECT COUNT(*) FROM records").await, RECORDS as i64);
     database.drop_it().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_mget_in_the_shell_brings_a_thousand_values_of_64_kib_and_some_of_8_mib() {
+    const KIB: usize = 1024;
+    let cluster = Cluster::start(2, &[]).await;
+    let client = cluster.client();
+    let bytes = |i: usize| if i % 250 == 7 { 8192 * KIB } else { 64 * KIB };
+    let names: Vec<String> = (0..1000).map(name).collect();
+    for (i, name) in names.iter().enumerate() {
+        client.stored(name, &i.to_string().repeat(bytes(i)).split_at(bytes(i)).0.to_owned()).await;
+    }
+    let begun = Instant::now();
+    let output = run("kv", &["127.0.0.1", &cluster.port.to_string()], &format!("MGET {}\n", names.join(" ")));
+    println!("read in {:?}", begun.elapsed());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<&[u8]> = output.stdout.split(|&byte| byte == b'\n').collect();
+    assert_eq!(lines.len(), 1001);
+    for (i, line) in lines.iter().take(1000).enumerate() {
+        assert!(line.len() == bytes(i) && line.starts_with(i.to_string().as_bytes()), "value {i}");
+    }
+    cluster.stop();
 }

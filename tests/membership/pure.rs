@@ -1,5 +1,8 @@
 //! Pure caches: no tier, no fences, nothing to lose.
 
+use overspill::command::{Command, Cursor, Reply};
+use overspill::service::Error;
+
 use super::world::{World, key_of, until};
 
 const KEYS: std::ops::Range<usize> = 0..10;
@@ -39,4 +42,21 @@ async fn a_pure_cache_that_was_killed_needs_nobody_to_accept_anything() {
     primary.stop().await;
     let primary = world.lead(&["b"]);
     primary.until_served().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_scans_gets_no_more_pages_than_memory_is_to_hold() {
+    let world = World::of_pure_caches();
+    world.start(&["a", "b"]);
+    let primary = world.lead(&["a", "b"]);
+    primary.until_served().await;
+    let scan = |limit| Command::Scan { cursor: Cursor::START, limit };
+    let replies = primary.execute_all(vec![scan(u32::MAX), scan(4096), scan(4096), Command::Count, scan(10)]).await;
+    let pages = replies.iter().map(|reply| matches!(reply, Ok(Reply::Page { .. }))).collect::<Vec<_>>();
+    assert_eq!(pages, [true, true, false, false, false]);
+    assert_eq!((&replies[2], &replies[4]), (&Err(Error::ReplyTooLarge), &Err(Error::ReplyTooLarge)));
+    assert_eq!(replies[3], Ok(Reply::Count(0)));
+    let small = primary.execute_all(vec![scan(10); 100]).await;
+    assert!(small.iter().all(Result::is_ok));
+    primary.stop().await;
 }

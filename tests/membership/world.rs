@@ -250,9 +250,13 @@ impl Primary {
 
     /// One command, whose answer comes in bounded time.
     pub async fn execute(&self, command: Command) -> Result<Reply, Error> {
-        let batch = Batch { commands: vec![command], epoch: None, timeout: Duration::from_secs(1) };
-        let replies = tokio::time::timeout(BOUND, self.router.execute(batch)).await.expect("an answer in bounded time");
-        replies.into_iter().next().unwrap()
+        self.execute_all(vec![command]).await.remove(0)
+    }
+
+    /// As one batch.
+    pub async fn execute_all(&self, commands: Vec<Command>) -> Vec<Result<Reply, Error>> {
+        let batch = Batch { commands, epoch: None, timeout: Duration::from_secs(1) };
+        tokio::time::timeout(BOUND, self.router.execute(batch)).await.expect("an answer in bounded time")
     }
 
     pub async fn put(&self, i: usize, value: &str) -> Result<Version, Error> {

@@ -223,7 +223,7 @@ async fn a_server_of_another_version_makes_calls_say_so() {
     let server = async {
         let (stream, _) = listener.accept().await.unwrap();
         let mut frames = Frames::new(stream, 1024, STALL_MAX);
-        assert_eq!(frames.next().await.unwrap().unwrap()[..8], *b"OVSP\0\x01\0\0");
+        assert_eq!(frames.next().await.unwrap().unwrap()[..8], *b"OVSP\0\x02\0\0");
         frames.send(frame(b"OVSP\0\x07\0\x02")).await.unwrap();
         frames
     };

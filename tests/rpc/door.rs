@@ -1,20 +1,21 @@
 //! The door against peers that are slow, broken or hostile; and its shutdown.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
 use overspill::cluster::{ControlError, Member};
 use overspill::command::{Command, Reply};
 use overspill::doors::Options;
-use overspill::record::{Epoch, KEY_BYTES_MAX};
+use overspill::record::{Epoch, KEY_BYTES_MAX, Value};
 use overspill::rpc::frames::{Frames, STALL_MAX, frame};
-use overspill::service::{Error, Service};
+use overspill::service::{Error, Replies, Service};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    LONG, Memory, SECOND, Server, ask, batch, connect, execute, get, greeted, linked, put, until, within,
+    LONG, Memory, SECOND, Server, ask, batch, connect, execute, execute_within, get, greeted, key, linked, more_of,
+    put, status, until, within,
 };
 
 fn start(options: Options) -> Server {
@@ -57,7 +58,7 @@ async fn a_client_of_another_version_is_told_both() {
     frames.send(frame(b"OVSP\0\x07\0\0")).await.unwrap();
     let answer = frames.next().await.unwrap().unwrap();
     let text = String::from_utf8_lossy(&answer[8..]);
-    assert_eq!(answer[..8], *b"OVSP\x01\x01\0\x02");
+    assert_eq!(answer[..8], *b"OVSP\x01\x02\0\x02");
     assert!(text.contains("version 2") && text.contains("version 7"), "{text}");
     assert!(within("close", frames.next()).await.is_none());
 }
@@ -79,7 +80,7 @@ async fn garbage_is_closed_and_others_are_served() {
         bytes.insert(0, 0);
         if round % 2 == 0 {
             // A good hello, and garbage in a good frame.
-            bytes = [&frame(b"OVSP\0\x01\0\0")[..], &frame(&[0xff; 9]), &frame(&bytes)].concat();
+            bytes = [&frame(b"OVSP\0\x02\0\0")[..], &frame(&[0xff; 9]), &frame(&bytes)].concat();
         }
         // It may be closed before all is written.
         let _ = stream.write_all(&bytes).await;
@@ -172,6 +173,134 @@ async fn only_so_many_requests_of_a_connection_are_taken_at_once() {
         within("answer", frames.next()).await.unwrap().unwrap();
     }
     assert_eq!(service.calls(), 11);
+}
+
+const MIB: usize = 1 << 20;
+
+/// `count` gets of 1 MiB each.
+fn large_gets(service: &Memory, count: usize) -> Vec<Command> {
+    let name = |i| format!("k{i}");
+    for i in 0..count {
+        service.records.lock().insert(key(name(i)), Value::new(vec![7; MIB]).unwrap());
+    }
+    (0..count).map(|i| get(name(i))).collect()
+}
+
+/// A server on which a connection may hold one answer of 10 MiB or so, but not two.
+fn start_with_little_room(service: &Arc<Memory>) -> Server {
+    let options = Options { answers_bytes_max: 32 * MIB, ..Options::default() };
+    Server::start_at("127.0.0.1:0".parse().unwrap(), Arc::clone(service), options)
+}
+
+/// The next answer to an `execute` or a `more`: the request's number, replies, and the token for the rest.
+async fn next_answer(frames: &mut Frames<TcpStream>) -> (u64, Replies, Option<u64>) {
+    let frame = within("answer", frames.next()).await.unwrap().unwrap();
+    let (id, _ok, _method, replies, more): (u64, u8, u8, Replies, Option<u64>) = postcard::from_bytes(&frame).unwrap();
+    (id, replies, more)
+}
+
+#[tokio::test]
+async fn a_connection_with_answers_not_fetched_executes_nothing_more_but_hands_out_the_rest() {
+    let service = Memory::open();
+    let (gets, server) = (large_gets(&service, 10), start_with_little_room(&service));
+    let mut frames = greeted(&server).await;
+    frames.send(execute(1, &gets)).await.unwrap();
+    let (_, replies, more) = next_answer(&mut frames).await;
+    for id in 2..6 {
+        frames.send(execute(id, &gets)).await.unwrap();
+    }
+    frames.send(status(9)).await.unwrap();
+    let answer = within("status", frames.next()).await.unwrap().unwrap();
+    assert_eq!(answer[0], 9, "control calls go on");
+    assert_eq!(service.calls(), 1);
+
+    let (mut count, mut more) = (replies.len(), more);
+    for id in 10.. {
+        if let Some(token) = more {
+            frames.send(more_of(id, token)).await.unwrap();
+        }
+        if count == 5 * gets.len() {
+            break;
+        }
+        let (_, replies, token) = next_answer(&mut frames).await;
+        assert!(replies.iter().all(Result::is_ok));
+        (count, more) = (count + replies.len(), token);
+    }
+    assert_eq!(service.calls(), 5);
+}
+
+#[tokio::test]
+async fn who_waits_for_his_own_answers_to_be_fetched_is_told_in_time_and_nothing_is_done() {
+    let service = Memory::open();
+    let (gets, server) = (large_gets(&service, 12), start_with_little_room(&service));
+    let mut frames = greeted(&server).await;
+    frames.send(execute(1, &gets)).await.unwrap();
+    next_answer(&mut frames).await;
+    frames.send(execute_within(2, 200, &[put("new", "v"), get("new")])).await.unwrap();
+    let (id, replies, more) = next_answer(&mut frames).await;
+    assert!(matches!(&replies[..], [Err(Error::Unavailable(_)), Err(Error::Unavailable(_))]), "{replies:?}");
+    assert_eq!((id, more, service.calls()), (2, None, 1));
+    assert!(!service.records.lock().contains_key(&key("new")));
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_makes_way() {
+    let service = Memory::open();
+    let (gets, server) = (large_gets(&service, 12), start_with_little_room(&service));
+    let mut frames = greeted(&server).await;
+    frames.send(execute_within(1, 100, &gets)).await.unwrap();
+    let (_, _, more) = next_answer(&mut frames).await;
+    frames.send(execute(2, &gets)).await.unwrap();
+    assert_eq!(next_answer(&mut frames).await.0, 2, "the rest of the first was dropped");
+    frames.send(more_of(3, more.unwrap())).await.unwrap();
+    let (id, replies, more) = next_answer(&mut frames).await;
+    assert_eq!((id, replies, more), (3, Vec::new(), None));
+}
+
+#[tokio::test]
+async fn others_get_less_while_a_connection_holds_much_and_all_again_when_it_is_closed() {
+    let service = Memory::open();
+    let (gets, server) = (large_gets(&service, 12), start_with_little_room(&service));
+    let mut deaf = greeted(&server).await;
+    deaf.send(execute(1, &gets)).await.unwrap();
+    next_answer(&mut deaf).await;
+    let client = server.client();
+    let cut = client.execute(batch(gets.clone(), LONG)).await;
+    assert_eq!(cut.iter().flatten().count(), 11, "half of the room, 32 MiB less the rest of 9");
+    assert_eq!(cut[11], Err(Error::ReplyTooLarge));
+    ask(&client, put("k", "v"), LONG).await.unwrap();
+
+    drop(deaf);
+    within("room", async { while client.execute(batch(gets.clone(), LONG)).await.iter().any(Result::is_err) {} }).await;
+}
+
+#[tokio::test]
+async fn a_batch_of_more_than_its_limit_is_refused() {
+    let service = Memory::open();
+    let server = Server::start(Arc::clone(&service));
+    let mut frames = greeted(&server).await;
+    frames.send(execute(1, &[put("a", vec![0; MIB]), put("b", "v")])).await.unwrap();
+    let (_, replies, _) = next_answer(&mut frames).await;
+    assert!(matches!(&replies[..], [Err(Error::Invalid(_)), Err(Error::Invalid(_))]), "{replies:?}");
+    assert_eq!(service.calls(), 0);
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_answers_that_are_not_fetched() {
+    let service = Memory::open();
+    let (gets, server) = (large_gets(&service, 12), start_with_little_room(&service));
+    let mut frames = greeted(&server).await;
+    frames.send(execute(1, &gets)).await.unwrap();
+    next_answer(&mut frames).await;
+    frames.send(execute(2, &gets)).await.unwrap();
+    frames.send(status(9)).await.unwrap();
+    within("status", frames.next()).await.unwrap().unwrap();
+    let begun = Instant::now();
+    server.stop();
+    let (id, replies, _) = next_answer(&mut frames).await;
+    assert!(id == 2 && replies.iter().all(Result::is_err), "{replies:?}");
+    assert!(within("close", frames.next()).await.is_none());
+    assert!(begun.elapsed() < Options::default().drain_timeout / 2, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -187,7 +187,21 @@ pub async fn greeted(server: &Server) -> Frames<TcpStream> {
 
 /// A frame as version 2 has it: an `execute` with request number `id`.
 pub fn execute(id: u64, commands: &[Command]) -> bytes::Bytes {
+    execute_within(id, 20_000, commands)
+}
+
+pub fn execute_within(id: u64, timeout_ms: u32, commands: &[Command]) -> bytes::Bytes {
     // Envelope 0 = request: id, timeout in ms, no trace, method 0 = execute: epoch, timeout in ms, commands.
-    let execute = (0u8, id, 20_000u32, None::<()>, 0u8, None::<Epoch>, 20_000u32, commands);
+    let execute = (0u8, id, 20_000u32, None::<()>, 0u8, None::<Epoch>, timeout_ms, commands);
     frame(&postcard::to_stdvec(&execute).unwrap())
+}
+
+/// A `more`.
+pub fn more_of(id: u64, token: u64) -> bytes::Bytes {
+    frame(&postcard::to_stdvec(&(0u8, id, 20_000u32, None::<()>, 1u8, token)).unwrap())
+}
+
+/// A `status`.
+pub fn status(id: u64) -> bytes::Bytes {
+    frame(&postcard::to_stdvec(&(0u8, id, 20_000u32, None::<()>, 2u8)).unwrap())
 }

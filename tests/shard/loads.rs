@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use overspill::command::{Command, Place, Reply};
-use overspill::service::{Batch, Error, Service};
+use overspill::record::VALUE_BYTES_MAX;
+use overspill::service::{Batch, Error, REPLIES_BYTES_MAX, Service};
 
-use crate::rig::{Rig, Setup, get_command, key, row, until};
+use crate::rig::{Rig, Setup, get_command, key, put_command, row, until};
 
 /// Begins a GET and returns once its load is under way (and held).
 async fn begin_get(rig: &Rig, k: &'static str) -> tokio::task::JoinHandle<Result<Reply, Error>> {
@@ -107,8 +108,8 @@ async fn loads_and_flushes_are_bounded_in_keys_and_bytes() {
     assert!(spilled.spilled_rows.div_ceil(spilled.spilled_batches) <= 8, "at most about 4 MiB a flush: {spilled:?}");
     for _ in 0..2 {
         let before = rig.tier.calls();
-        let commands: Vec<Command> = names.iter().map(|name| get_command(name)).collect();
-        for reply in rig.run(commands, Duration::from_secs(20)).await {
+        let gets = names.iter().map(|name| rig.one_within(get_command(name), 20_000));
+        for reply in futures::future::join_all(gets).await {
             assert!(matches!(reply, Ok(Reply::Found(Some(_)))));
         }
         let after = rig.tier.calls();
@@ -199,4 +200,40 @@ async fn answers_are_right_before_the_filter_is_complete() {
     assert_eq!(rig.get("old").await, None);
     assert_eq!(rig.place("new").await, Place::Memory { clean: false });
     assert_eq!(rig.count().await, 1);
+}
+
+/// R9.
+#[tokio::test]
+async fn a_batch_reads_so_much_and_no_more_and_writes_are_done() {
+    const MIB: usize = 1 << 20;
+    let rig = Setup::new(100).start().await;
+    for i in 0..40 {
+        rig.put(&format!("k{i}"), vec![b'v'; MIB]).await;
+    }
+    let found =
+        |replies: &[Result<Reply, Error>]| replies.iter().filter(|r| matches!(r, Ok(Reply::Found(Some(_))))).count();
+    let refused =
+        |replies: &[Result<Reply, Error>]| replies.iter().filter(|r| **r == Err(Error::ReplyTooLarge)).count();
+    let fit = REPLIES_BYTES_MAX / MIB - 1; // they are a little larger on a wire
+
+    let mut commands: Vec<Command> = (0..40).map(|i| get_command(&format!("k{i}"))).collect();
+    commands.insert(30, put_command("new", "v"));
+    let hits = rig.run(commands.clone(), Duration::from_secs(10)).await;
+    assert_eq!((found(&hits), refused(&hits)), (fit, 40 - fit));
+    assert!(matches!(hits[30], Ok(Reply::Stored(_))), "{:?}", hits[30]);
+    assert_eq!(rig.get("new").await.as_deref(), Some("v"));
+
+    // The last may be beyond the limit: it is there when that is seen.
+    rig.push_out().await;
+    rig.put("k0", vec![b'v'; MIB]).await;
+    let misses = rig.run(commands, Duration::from_secs(10)).await;
+    assert!(found(&misses) == fit + 1 && refused(&misses) == 40 - fit - 1, "{} found", found(&misses));
+
+    for name in ["a", "b"] {
+        rig.put(name, vec![b'v'; VALUE_BYTES_MAX]).await;
+    }
+    for name in ["a", "b"] {
+        let replies = rig.run(vec![put_command("new", "v"), get_command(name)], Duration::from_secs(10)).await;
+        assert_eq!(found(&replies), 1, "the largest value fits");
+    }
 }
