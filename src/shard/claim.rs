@@ -62,7 +62,7 @@ impl Steward {
         // First the letters, while nothing can be flushed: a flush of something newer has to settle them, or they would bring back
         // what it has overtaken. There is room for them as there was in the life before.
         let letters = self.dead_letters(tier, &slots, true).await?;
-        let (scan, _) = self.restart_filter(&slots);
+        let (scan, stop) = self.restart_filter(&slots);
         self.bring_back(letters, row.epoch, scan);
         self.tenure.announce(self.incarnation).await?;
         let (seen, epoch) = (row.token, row.epoch);
@@ -75,7 +75,10 @@ impl Steward {
             ..row
         };
         self.swap(tier, Some(seen), row).await?;
+        // Not before: a flush of the life before may have been committed until now.
+        self.fill_filter(tier, &slots, scan, stop);
         let mut ledger = self.ledger.lock();
+        ledger.unread = SlotSet::empty();
         ledger.held = Some(Holding { epoch, slots, ..held.clone() });
         ledger.is_unclaimed = false;
         self.core.spill.notify_one();

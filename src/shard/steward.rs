@@ -175,8 +175,7 @@ impl Steward {
             self.hold(wanted)?;
             let (scan, stop) = self.restart_filter(&wanted.slots);
             self.bring_back(letters, wanted.epoch, scan);
-            let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), wanted.slots.clone());
-            self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
+            self.fill_filter(tier, &wanted.slots, scan, stop);
             self.ledger.lock().unread = SlotSet::empty();
         }
         self.core.set_rows_count(true);
@@ -317,6 +316,11 @@ impl Steward {
         let scan = self.core.store.restart_filter();
         self.core.store.extend_filter(scan, &self.set_aside.keys());
         (scan, stop)
+    }
+
+    pub(super) fn fill_filter(&self, tier: &SharedTier, slots: &SlotSet, scan: ScanId, stop: CancellationToken) {
+        let (core, tier, slots) = (Arc::clone(&self.core), tier.clone(), slots.clone());
+        self.core.tasks.spawn("filter", async move { filter::fill(&core, &tier, &slots, scan, &stop).await });
     }
 
     /// What the tier had rejected, but what newer rows have overtaken, with room for it; `anyway` also where there is none.
