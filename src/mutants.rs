@@ -7,6 +7,12 @@
 pub enum Rule {
     /// Two writers of a key evaluate at once.
     R1Latch = 1,
+    /// A write is applied and acknowledged before it is committed.
+    R2Commit,
+    /// What the journal could still lose is spilled.
+    R10Harden,
+    /// What is not synced counts as synced.
+    R10Sync,
     /// Whatever was flushed, the record counts as clean.
     R11Version,
     /// What is written while an older version is being flushed is not handed out afterwards.
@@ -33,6 +39,16 @@ pub enum Rule {
     R19Delete,
     /// A flush under any token is committed.
     R20Token,
+    /// A checkpoint does not wait for what was appended before it and is not applied yet.
+    R13Trim,
+    /// In write-through, what the tier has not confirmed is told.
+    R18Visible,
+    /// A failed sync is taken for a good one.
+    R23Sync,
+    /// What is corrupt is cut off like what is torn.
+    R24Corrupt,
+    /// What an earlier tenure left in the journal counts again.
+    R42Tenure,
     /// Who lost records serves without being told to.
     R22Refusal,
     /// A stop marks the fence clean, whatever is unspilled.
@@ -44,8 +60,16 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 26] = [
         Self::R1Latch,
+        Self::R2Commit,
+        Self::R10Harden,
+        Self::R10Sync,
+        Self::R13Trim,
+        Self::R18Visible,
+        Self::R23Sync,
+        Self::R24Corrupt,
+        Self::R42Tenure,
         Self::R11Version,
         Self::R11Again,
         Self::R12Poison,

@@ -10,6 +10,7 @@ use super::format::{self, Entry, FILE_HEADER_BYTES, FileHeader, FileKind, Header
 use super::replay::Replay;
 use super::scan::{Damage, Scanned, Seen, Window, scan};
 use super::{OpenError, Progress};
+use crate::mutants::{Rule, is_planted};
 use crate::record::JournalId;
 
 const PROGRESS_BYTES: u64 = 8 * 1024 * 1024;
@@ -342,7 +343,7 @@ impl Reader<'_> {
     /// R24: what some later group says was durable is corrupt; else a crash tore it.
     fn judge_last(&mut self, name: &str, scanned: &Scanned) {
         for damage in &scanned.damages {
-            if damage.seq <= scanned.durable {
+            if damage.seq <= scanned.durable && !is_planted(Rule::R24Corrupt) {
                 let what = format!("{}, and a later group says that it was durable", damage.what);
                 self.problem(name, damage.offset, what);
             } else if self.examined.torn.is_none() {

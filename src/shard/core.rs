@@ -19,6 +19,7 @@ use super::{ShardOptions, WriteMode};
 use crate::clock::Clock;
 use crate::cluster::ShardName;
 use crate::command::{Command, Effect, Found, Reply};
+use crate::mutants::{Rule, is_planted};
 use crate::record::{Epoch, Key, Timestamp, Version};
 use crate::replication::{Appended, LogError, Mutation, ReplicatedLog, Solo};
 use crate::service::Error;
@@ -173,7 +174,9 @@ impl Core {
 
     /// Waits until what memory knows of a key may be told: in write-through, once it is in the tier.
     async fn wait_visible(&self, key: &Key, unspilled: Option<Version>, deadline: Instant) -> Result<(), Error> {
-        let Some(version) = unspilled.filter(|_| self.is_write_through()) else { return Ok(()) };
+        let Some(version) = unspilled.filter(|_| self.is_write_through() && !is_planted(Rule::R18Visible)) else {
+            return Ok(());
+        };
         self.wait_clean(key, version, deadline).await.map_err(|()| {
             Error::Unavailable("the tier has not confirmed the newest version of this key yet".to_owned())
         })
@@ -252,6 +255,9 @@ impl Core {
                 Err(LogError::NoRoom(_)) => self.append_waiting(effects, deadline).await?,
                 outcome => outcome?,
             };
+            if is_planted(Rule::R2Commit) {
+                return Ok(appended);
+            }
             appended.committed().await.map(|()| appended)
         };
         // Kept until the effects are applied.

@@ -11,6 +11,7 @@ use super::core::{Core, Serving, answer, payload_bytes};
 use super::evaluate::{Answer, Outcome, evaluate, is_blind};
 use super::latches::Latch;
 use crate::command::{Command, Effect, Found, Reply};
+use crate::mutants::{Rule, is_planted};
 use crate::record::Key;
 use crate::replication::{Appended, LogError, ReplicatedLog};
 use crate::service::Error;
@@ -102,7 +103,7 @@ impl Core {
             return follow(group, place, Self::reply_read(command, found, now));
         }
         let Lookup::Known(known) = self.store.get(key, now) else { return Tried::MustWait(command) };
-        if known.unspilled.is_some() && self.is_write_through() {
+        if known.unspilled.is_some() && self.is_write_through() && !is_planted(Rule::R18Visible) {
             return Tried::MustWait(command); // not acknowledged yet, so not to be seen yet
         }
         match known.found {

@@ -132,15 +132,6 @@ impl Blocking for SimBlocking {
     }
 }
 
-/// Another disk with the same files.
-pub fn copy(disk: &MemoryDisk) -> MemoryDisk {
-    let copy = MemoryDisk::new();
-    for file in disk.files() {
-        copy.plant(&file, &disk.bytes(&file).unwrap_or_default());
-    }
-    copy
-}
-
 /// Flips a bit that must be missed: of a checkpoint, or of a group that a later one says is durable. Answers whether there was
 /// one.
 pub fn rot(disk: &MemoryDisk, rng: &mut SmallRng) -> bool {

@@ -122,14 +122,6 @@ fn harm_disk(world: &World, process: &Process, fate: DiskFate) {
     match fate {
         DiskFate::Kept => {}
         DiskFate::Lost => *of_name = DiskOfName::empty(),
-        DiskFate::OldCopy => {
-            // One that a later life has made old: that stands in the fence.
-            let row = world.fence(&world.names[process.name]);
-            let is_old = row.is_some_and(|row| row.incarnation.0 == process.life);
-            if let Some((_, copy)) = of_name.copy.take().filter(|(life, _)| is_old && *life <= process.life) {
-                *of_name = DiskOfName { disk: copy, ..DiskOfName::empty() };
-            }
-        }
         DiskFate::Rotten if is_lazy => {} // what is lost may look like what is rotten
         DiskFate::Rotten => of_name.is_rotten = disk::rot(disk, &mut world.chaos.lock()),
     }

@@ -189,8 +189,6 @@ pub enum DiskFate {
     Kept,
     /// The next process finds an empty one.
     Lost,
-    /// The next process finds a copy from before this one started.
-    OldCopy,
     Rotten,
 }
 
@@ -383,7 +381,6 @@ fn fault(rng: &mut SmallRng, setup: &Setup, deadly: u32) -> Fault {
             0..4 => {
                 let disk = match rng.random_range(0..20) {
                     0 => DiskFate::Lost,
-                    1 => DiskFate::OldCopy,
                     2 => DiskFate::Rotten,
                     _ => DiskFate::Kept,
                 };

@@ -23,7 +23,7 @@ use overspill::tier::memory::MemoryTier;
 use overspill::tier::{SharedTier, Tier};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use tokio::sync::Notify;
 
 use crate::clock::SimClock;
@@ -35,7 +35,7 @@ use crate::primary::Primary;
 use crate::tier::SimTier;
 use crate::trace::Trace;
 use crate::weather::{Faults, Weather};
-use crate::{check, clients, disk, ending, faults, panics};
+use crate::{check, clients, ending, faults, panics};
 
 /// Virtual time after the last planned event in which everything has to come to rest.
 pub const CONVERGE_MAX: Duration = Duration::from_secs(300);
@@ -103,7 +103,7 @@ pub struct World {
     pub primary: Mutex<Primary>,
     /// All lives so far, dead ones too: what died with them is known.
     pub processes: Mutex<Vec<Arc<Process>>>,
-    /// What the next process of a name finds, and what was put aside of it.
+    /// What the next process of a name finds.
     pub disks: Mutex<Vec<DiskOfName>>,
     pub chaos: Mutex<SmallRng>,
     pub failure: Mutex<Option<String>>,
@@ -116,14 +116,12 @@ pub struct World {
 #[derive(Clone)]
 pub struct DiskOfName {
     pub disk: MemoryDisk,
-    /// A copy from before a life started.
-    pub copy: Option<(u64, MemoryDisk)>,
     pub is_rotten: bool,
 }
 
 impl DiskOfName {
     pub fn empty() -> Self {
-        Self { disk: MemoryDisk::new(), copy: None, is_rotten: false }
+        Self { disk: MemoryDisk::new(), is_rotten: false }
     }
 }
 
@@ -238,7 +236,7 @@ impl World {
             sweep_interval: setup.sweep_interval,
             seed: life,
         };
-        let disk = setup.journal.map(|_| self.put_in_disk(name, life));
+        let disk = setup.journal.map(|_| self.disks.lock()[name].disk.attach());
         let process = Arc::new(Process {
             life,
             name,
@@ -265,15 +263,6 @@ impl World {
         if process.disk.is_some() {
             tokio::spawn(faults::end_with_journal(Arc::clone(self), process));
         }
-    }
-
-    /// The disk of a name, for its next life.
-    fn put_in_disk(&self, name: usize, life: u64) -> MemoryDisk {
-        let of_name = &mut self.disks.lock()[name];
-        if self.chaos.lock().random_bool(0.2) {
-            of_name.copy = Some((life, disk::copy(&of_name.disk)));
-        }
-        of_name.disk.attach()
     }
 
     fn open_journal(self: &Arc<Self>, process: &Arc<Process>) -> Option<Result<Durability, OpenError>> {
