@@ -132,19 +132,20 @@ impl Blocking for SimBlocking {
     }
 }
 
-/// Flips a bit that must be missed: of a checkpoint, or of a group that a later one says is durable. Answers whether there was
+/// Flips a bit that must be missed: of a checkpoint, or of a group that a later one says is durable. Answers which, if there was
 /// one.
-pub fn rot(disk: &MemoryDisk, rng: &mut SmallRng) -> bool {
+pub fn rot(disk: &MemoryDisk, rng: &mut SmallRng) -> Option<String> {
     let mut files = disk.files();
     files.sort();
     let newest = |prefix: &str| files.iter().rev().find(|file| file.starts_with(prefix) && !file.ends_with(".tmp"));
     let is_checkpoint = rng.random_bool(0.3);
-    let Some(file) = newest(if is_checkpoint { "checkpoint" } else { "segment" }) else { return false };
+    let file = newest(if is_checkpoint { "checkpoint" } else { "segment" })?;
     let frames = frames(&disk.bytes(file).unwrap_or_default());
     let durable = frames.iter().map(|frame| frame.durable).max().unwrap_or(0);
     let covered: Vec<&Found> = frames.iter().filter(|frame| is_checkpoint || frame.seq <= durable).collect();
-    let Some(frame) = covered.choose(rng) else { return false };
-    disk.rot(file, rng.random_range(frame.start..frame.end) as u64)
+    let frame = covered.choose(rng)?;
+    let at = rng.random_range(frame.start..frame.end) as u64;
+    disk.rot(file, at).then(|| format!("{file} at {at}, in group {} of {} to {}", frame.seq, frame.start, frame.end))
 }
 
 /// Where a frame lies, its number, and the highest number that was synced when it was written.
@@ -161,10 +162,10 @@ fn frames(bytes: &[u8]) -> Vec<Found> {
     while let Some(header) = bytes.get(at..at + FRAME_HEADER).filter(|header| header[..4] != [0; 4]) {
         let len = u32::from_le_bytes(header[8..12].try_into().expect("four bytes")) as usize;
         let end = at + FRAME_HEADER + len.next_multiple_of(8);
-        if end > bytes.len() {
+        let number = |from: usize| u64::from_le_bytes(header[from..from + 8].try_into().expect("eight bytes"));
+        if end > bytes.len() || number(16) == 0 {
             break; // torn
         }
-        let number = |from: usize| u64::from_le_bytes(header[from..from + 8].try_into().expect("eight bytes"));
         frames.push(Found { start: at, end, seq: number(16), durable: number(24) });
         at = end;
     }

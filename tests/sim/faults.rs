@@ -123,7 +123,11 @@ fn harm_disk(world: &World, process: &Process, fate: DiskFate) {
         DiskFate::Kept => {}
         DiskFate::Lost => *of_name = DiskOfName::empty(),
         DiskFate::Rotten if is_lazy => {} // what is lost may look like what is rotten
-        DiskFate::Rotten => of_name.is_rotten = disk::rot(disk, &mut world.chaos.lock()),
+        DiskFate::Rotten => {
+            let place = disk::rot(disk, &mut world.chaos.lock());
+            of_name.is_rotten = place.is_some();
+            world.trace.note(format_args!("rot: {place:?}"));
+        }
     }
 }
 

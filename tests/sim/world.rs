@@ -22,8 +22,8 @@ use overspill::slots::{Slot, SlotSet};
 use overspill::tier::memory::MemoryTier;
 use overspill::tier::{SharedTier, Tier};
 use parking_lot::Mutex;
-use rand::rngs::SmallRng;
 use rand::SeedableRng;
+use rand::rngs::SmallRng;
 use tokio::sync::Notify;
 
 use crate::clock::SimClock;
