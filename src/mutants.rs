@@ -9,8 +9,8 @@ pub enum Rule {
     R1Latch = 1,
     /// Whatever was flushed, the record counts as clean.
     R11Version,
-    /// Two flushes of a key are under way at once.
-    R11OneFlight,
+    /// What is written while an older version is being flushed is not handed out afterwards.
+    R11Again,
     /// A load that a write has overtaken brings its row into memory.
     R12Poison,
     /// A deleted key is forgotten before its row is gone.
@@ -47,7 +47,7 @@ impl Rule {
     pub const ALL: [Self; 18] = [
         Self::R1Latch,
         Self::R11Version,
-        Self::R11OneFlight,
+        Self::R11Again,
         Self::R12Poison,
         Self::R13Tombstone,
         Self::R13Unflushed,

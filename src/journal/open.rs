@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::examine::{Examined, Part, examine};
+use super::format::FILE_HEADER_BYTES;
 use super::groups::{Files, State};
 use super::handle::Journal;
 use super::writer::{Begun, Traces, Writer};
@@ -90,20 +91,26 @@ fn io_error(file: &str, error: io::Error) -> OpenError {
 }
 
 /// Cuts the last segment behind its last good frame, so that what a crash left behind it can never count again, and makes
-/// the rest durable. What no later frame says to be durable is written once more: after a sync that failed, the page cache
+/// the rest durable. The header, and what no later frame says to be durable, is written once more: after a sync that failed, the page cache
 /// shows bytes that never reached the disk, and another sync would not say so (R23). No life appends to a segment of an
 /// earlier one.
 fn settle(disk: &dyn Disk, part: &Part, uncovered: Option<u64>) -> io::Result<()> {
     let mut file = disk.open(&part.name)?;
-    let mut offset = uncovered.unwrap_or(part.bytes);
-    let mut buffer = vec![0; COPY_BYTES.min((part.bytes - offset) as usize)];
-    while offset < part.bytes {
-        let want = buffer.len().min((part.bytes - offset) as usize);
+    write_again(&mut *file, 0, part.bytes.min(FILE_HEADER_BYTES as u64))?;
+    write_again(&mut *file, uncovered.unwrap_or(part.bytes), part.bytes)?;
+    file.truncate(part.bytes)?;
+    file.sync_data()
+}
+
+/// Has the file hold what it holds, from `offset` to `end`.
+fn write_again(file: &mut dyn DiskFile, mut offset: u64, end: u64) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES.min(end.saturating_sub(offset) as usize)];
+    while offset < end {
+        let want = buffer.len().min((end - offset) as usize);
         let read = file.read_at(buffer.get_mut(..want).unwrap_or_default(), offset)?;
         let bytes = buffer.get(..read).filter(|bytes| !bytes.is_empty()).ok_or(io::ErrorKind::UnexpectedEof)?;
         file.write_at(bytes, offset)?;
         offset += read as u64;
     }
-    file.truncate(part.bytes)?;
-    file.sync_data()
+    Ok(())
 }

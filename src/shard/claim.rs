@@ -107,7 +107,12 @@ impl Steward {
             self.swap(tier, expected, row).await?;
         }
         // Once more, after the own row is written: of two that claim the same slots, one at least sees the other.
-        check_others(&tier.fences().await?, wanted, gained).map_err(Obstacle::Wait)
+        let rows = tier.fences().await?;
+        if let Some(own) = rows.iter().find(|row| row.shard == wanted.shard) {
+            // The last owner's flush may have been committed after the row was read first, and before it was taken.
+            self.core.log.begin(wanted.epoch, own.lsn);
+        }
+        check_others(&rows, wanted, gained).map_err(Obstacle::Wait)
     }
 
     /// Rewrites the own row with other slots.

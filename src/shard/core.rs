@@ -19,7 +19,7 @@ use super::{ShardOptions, WriteMode};
 use crate::clock::Clock;
 use crate::cluster::ShardName;
 use crate::command::{Command, Effect, Found, Reply};
-use crate::record::{Epoch, Key, Version};
+use crate::record::{Epoch, Key, Timestamp, Version};
 use crate::replication::{Appended, LogError, Mutation, ReplicatedLog, Solo};
 use crate::service::Error;
 use crate::slots::{Slot, SlotSet};
@@ -164,9 +164,11 @@ impl Core {
             return Err(Error::Invalid("this command has no key".to_owned()));
         };
         self.counters.misses.add(1); // or a hit that has to wait for the tier, which is as slow
-        let known = self.know(key, deadline).await?;
+        // What the key was when it was looked up: it may expire while this waits, but by then it may live longer, too.
+        let now = self.clock.now();
+        let known = self.know(key, now, deadline).await?;
         self.wait_visible(key, known.unspilled, deadline).await?;
-        self.reply_read(command, known.found)
+        Self::reply_read(command, known.found, now)
     }
 
     /// Waits until what memory knows of a key may be told: in write-through, once it is in the tier.
@@ -177,8 +179,8 @@ impl Core {
         })
     }
 
-    pub fn reply_read(&self, command: Command, found: Option<Found>) -> Result<Reply, Error> {
-        match evaluate(command, found, self.clock.now()) {
+    pub fn reply_read(command: Command, found: Option<Found>, now: Timestamp) -> Result<Reply, Error> {
+        match evaluate(command, found, now) {
             Some(Outcome { reply: Answer::Reply(reply), mutation: None }) => Ok(reply),
             Some(_) | None => Err(Error::Invalid("this command is not a read of a key".to_owned())),
         }
@@ -191,7 +193,8 @@ impl Core {
         let latch = timeout_at(deadline, self.latches.acquire(&key))
             .await
             .map_err(|_| Error::Busy("other writes of this key did not end in time".to_owned()))?;
-        let known = if is_blind(&command) { Known::default() } else { self.know(&key, deadline).await? };
+        let now = self.clock.now();
+        let known = if is_blind(&command) { Known::default() } else { self.know(&key, now, deadline).await? };
         let admission = self.room(payload_bytes(&command, known.found.as_ref()), deadline).await?;
         let Some(Outcome { reply, mutation }) = evaluate(command, known.found, self.clock.now()) else {
             return Err(Error::Invalid("this command is not a write of a key".to_owned()));
@@ -288,16 +291,16 @@ impl Core {
         }
     }
 
-    /// What a key is: from memory, or else from the tier.
+    /// What a key is `now`: from memory, or else from the tier.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if only the tier could tell and it did not answer (R15).
-    pub async fn know(&self, key: &Key, deadline: Instant) -> Result<Known, Error> {
-        match self.store.get(key, self.clock.now()) {
+    pub async fn know(&self, key: &Key, now: Timestamp, deadline: Instant) -> Result<Known, Error> {
+        match self.store.get(key, now) {
             Lookup::Known(known) => Ok(known),
             Lookup::Unknown => {
                 self.check_rows()?;
-                self.loader.load(self, key, deadline).await
+                self.loader.load(self, key, now, deadline).await
             }
         }
     }

@@ -127,7 +127,7 @@ async fn delete_row(core: &Core, key: &Key) -> Result<(), Error> {
         return Ok(()); // memory knows better, and `delete_resident` looks after it
     }
     core.check_rows()?;
-    let known = core.loader.load(core, key, Instant::now() + LOAD_TIMEOUT).await?;
+    let known = core.loader.load(core, key, core.clock.now(), Instant::now() + LOAD_TIMEOUT).await?;
     if known.found.is_none()
         && let Some(admission) = core.store.admit(key.as_bytes().len())
     {

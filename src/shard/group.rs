@@ -99,7 +99,7 @@ impl Core {
             }
             self.counters.hits.add(u64::from(found.is_some()));
             self.counters.misses.add(u64::from(found.is_none()));
-            return follow(group, place, self.reply_read(command, found));
+            return follow(group, place, Self::reply_read(command, found, now));
         }
         let Lookup::Known(known) = self.store.get(key, now) else { return Tried::MustWait(command) };
         if known.unspilled.is_some() && self.is_write_through() {
@@ -112,7 +112,7 @@ impl Core {
         if known.found.is_none() && self.tier.is_some() {
             self.counters.loads_avoided.add(1);
         }
-        Tried::Answered(self.reply_read(command, known.found))
+        Tried::Answered(Self::reply_read(command, known.found, now))
     }
 
     fn try_write(&self, group: &mut Group, place: usize, command: Command) -> Tried {

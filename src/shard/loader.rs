@@ -11,7 +11,7 @@ use super::core::Core;
 use super::tickets::Tickets;
 use crate::command::Found;
 use crate::mutants::{Rule, is_planted};
-use crate::record::{Key, Record, VALUE_BYTES_MAX};
+use crate::record::{Key, Record, Timestamp, VALUE_BYTES_MAX};
 use crate::service::Error;
 use crate::store::{Fill, FillId, Known};
 use crate::sync::Mutex;
@@ -47,16 +47,16 @@ impl Loader {
         }
     }
 
-    /// What a key is, from memory or tier.
+    /// What a key is `now`, from memory or tier.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the tier does not answer by `deadline` (R15): never "not found".
     ///
     /// # Cancel safety
     /// A dropped future gives up the answer; the load goes on.
-    pub async fn load(&self, core: &Core, key: &Key, deadline: Instant) -> Result<Known, Error> {
+    pub async fn load(&self, core: &Core, key: &Key, now: Timestamp, deadline: Instant) -> Result<Known, Error> {
         let (ticket, answer) = self.waiting.issue();
-        match core.store.begin_fill(key, ticket, core.clock.now()) {
+        match core.store.begin_fill(key, ticket, now) {
             Fill::Known(known) => {
                 self.waiting.withdraw(ticket);
                 return Ok(known);
@@ -68,7 +68,7 @@ impl Loader {
             }
         }
         match timeout_at(deadline, answer).await {
-            Ok(Ok(Ok(row))) => Ok(Known { found: row.and_then(|row| live(&row, core)), unspilled: None }),
+            Ok(Ok(Ok(row))) => Ok(Known { found: row.and_then(|row| live(&row, now)), unspilled: None }),
             Ok(Ok(Err(reason))) => Err(Error::Unavailable(reason)),
             Ok(Err(_)) => Err(Error::Unavailable("the shard is stopping".to_owned())),
             Err(_) => Err(Error::Unavailable("the tier did not answer in time".to_owned())),
@@ -151,7 +151,7 @@ impl Loader {
     }
 }
 
-fn live(row: &Record, core: &Core) -> Option<Found> {
-    let is_live = !row.is_expired(core.clock.now());
+fn live(row: &Record, now: Timestamp) -> Option<Found> {
+    let is_live = !row.is_expired(now);
     is_live.then(|| Found { value: row.value.clone(), version: row.version, expires_at: row.expires_at })
 }

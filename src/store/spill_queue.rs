@@ -24,8 +24,7 @@ impl Partition {
     pub(super) fn enqueue(&mut self, handle: Handle) {
         let Some(entry) = self.slab.get(handle) else { return };
         let flags = entry.flags;
-        let may_flush = !flags.flushing || is_planted(Rule::R11OneFlight);
-        if entry.is_unspilled() && !flags.queued && may_flush {
+        if entry.is_unspilled() && !flags.queued && !flags.flushing {
             self.edit(handle, |entry| entry.flags.queued = true);
             self.spill_queue.push_back(handle);
             self.compact_queue();
@@ -95,8 +94,7 @@ impl Partition {
             self.filter.remove(hash);
         }
         let Some((handle, entry)) = self.find(effect.key(), hash) else {
-            let is_known = is_planted(Rule::R13Tombstone) || is_planted(Rule::R11OneFlight);
-            debug_assert!(is_known, "an entry left memory while it was being flushed");
+            debug_assert!(is_planted(Rule::R13Tombstone), "an entry left memory while it was being flushed");
             return;
         };
         let is_current = entry.version == effect.version() || is_planted(Rule::R11Version); // R11
@@ -114,7 +112,7 @@ impl Partition {
         self.wake_waiters(effect.key(), if is_done { version } else { effect.version() }, tickets);
         if is_done && !was_resident {
             self.remove(handle, garbage);
-        } else if !is_done && should_spill {
+        } else if !is_done && should_spill && !is_planted(Rule::R11Again) {
             self.enqueue(handle);
         }
     }

@@ -17,7 +17,8 @@ pub fn watch(is_watched: bool) {
         std::panic::set_hook(Box::new(move |info| {
             if IS_WATCHED.with_borrow(|is| *is) {
                 let place = info.location().map(ToString::to_string).unwrap_or_default();
-                let reason = info.payload_as_str().unwrap_or("?").to_owned();
+                let reason = info.payload().downcast_ref::<String>().map(String::as_str);
+                let reason = reason.or_else(|| info.payload().downcast_ref::<&str>().copied()).unwrap_or("?");
                 LAST.with_borrow_mut(|last| {
                     last.get_or_insert(format!("{reason}, at {place}"));
                 });
