@@ -59,8 +59,9 @@ impl Cluster {
     /// `kill -9` of the secondary, and another start.
     pub fn crash(&mut self) -> Outcome<()> {
         let mut secondary = self.processes.remove(0);
-        secondary.kill()?;
+        let killed = secondary.kill();
         secondary.wait()?;
+        killed?;
         self.spawn_secondary()?;
         self.processes.rotate_right(1);
         Ok(())

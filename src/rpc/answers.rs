@@ -2,18 +2,19 @@
 //! can't take its memory. Knows nothing of what is in an answer.
 //!
 //! How large an answer will be is not known before it is made. So a connection begins a request only while what it holds
-//! and what its requests under way are likely to bring is at most an eighth of the room that is left, or nothing at all; and its answers get at most half of the room that is left. So room never ends: whoever comes when many
-//! hold much is served still, as long as his answers are small.
+//! and what its requests under way are likely to bring is at most an eighth of the room that is left, or nothing at all; and
+//! its answers get at most half of the room that is left. So room never ends: whoever comes when many hold much is served
+//! still, as long as his answers are small.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::service::REPLIES_BYTES_MAX;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// An answer below this is not counted: the request that it answers took about as much.
 const UNCOUNTED_BYTES: usize = 1024;

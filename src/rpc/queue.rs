@@ -332,6 +332,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_sent_twice_counts_once() {
+        let (a, _answered) = job(1, vec![get(), put(BATCH_BYTES_MAX)]);
+        let submitted = Arc::clone(&a.submitted);
+        let (b, _b_answered) = job(1, vec![get()]);
+        let mut queue = VecDeque::from([a, b]);
+        Call::assemble(&mut queue, Instant::now()).unwrap().settle(vec![TOO_LARGE, read(1)], "", &mut queue);
+        let _call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        let unavailable = Err(Unavailable("late".into()));
+        assert_eq!(submitted.abandon("late"), [unavailable.clone(), unavailable], "the write was never sent");
+    }
+
+    #[tokio::test]
     async fn who_travels_alone_is_told_that_it_was_too_large() {
         let (a, mut answered) = job(1, vec![get(), get()]);
         let mut queue = VecDeque::from([a]);

@@ -82,7 +82,7 @@ async fn one_mget_in_the_shell_brings_a_thousand_values_of_64_kib_and_some_of_8_
     let bytes = |i: usize| if i % 250 == 7 { 8192 * KIB } else { 64 * KIB };
     let names: Vec<String> = (0..1000).map(name).collect();
     for (i, name) in names.iter().enumerate() {
-        client.stored(name, &i.to_string().repeat(bytes(i)).split_at(bytes(i)).0.to_owned()).await;
+        client.stored(name, &i.to_string().repeat(bytes(i))[..bytes(i)]).await;
     }
     let begun = Instant::now();
     let output = run("kv", &["127.0.0.1", &cluster.port.to_string()], &format!("MGET {}\n", names.join(" ")));
