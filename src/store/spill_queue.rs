@@ -133,9 +133,7 @@ impl Partition {
             entry.flags.in_tier = true;
         });
         // There may be a row, and a scan may have looked too early to see it.
-        if !is_planted(Rule::R17Unknown) {
-            self.filter.insert(hash);
-        }
+        self.filter.insert(hash);
         if again {
             self.spill_queue.push_front(handle);
         }

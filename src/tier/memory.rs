@@ -295,10 +295,10 @@ impl State {
             Effect::Set(record) if old.is_some_and(|old| old < record.version) && is_planted(Rule::R19Order) => {
                 self.records.entry(at).and_modify(|row| row.version = record.version);
             }
-            Effect::Set(record) if old.is_none_or(|old| old < record.version || is_planted(Rule::R19Guard)) => {
+            Effect::Set(record) if old.is_none_or(|old| old < record.version) => {
                 self.records.insert(at, record.clone());
             }
-            Effect::Delete { version, .. } if old.is_some_and(|old| old <= *version || is_planted(Rule::R19Delete)) => {
+            Effect::Delete { version, .. } if old.is_some_and(|old| old <= *version) => {
                 self.records.remove(&at);
             }
             Effect::Set(_) | Effect::Delete { .. } => {}
