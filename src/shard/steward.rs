@@ -150,7 +150,7 @@ impl Steward {
         let held = self.ledger.lock().held.clone();
         let (held, kept) = match held {
             Some(held) if held.shard == wanted.shard => {
-                let kept = held.slots.intersection(&wanted.slots);
+                let kept = self.tenure.still_held(&held.slots.intersection(&wanted.slots));
                 (Some(held), kept)
             }
             other => (other, SlotSet::empty()),

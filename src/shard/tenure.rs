@@ -138,6 +138,15 @@ impl TenureKeeper {
         .await
     }
 
+    /// Of these slots, those that the journal does not say to be given up: an assignment may want back what one before it began to
+    /// hand over. They are gained again then.
+    pub fn still_held(&self, slots: &SlotSet) -> SlotSet {
+        match &self.journal {
+            Some(_) => slots.intersection(&self.tenure.lock().slots()),
+            None => slots.clone(),
+        }
+    }
+
     /// Everything but this is given up.
     pub async fn keep(&self, kept: &SlotSet) -> Result<(), LogError> {
         self.write(|tenure| tenure.keep(kept)).await
