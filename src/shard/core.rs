@@ -166,8 +166,17 @@ impl Core {
         };
         self.counters.misses.add(1); // or a hit that has to wait for the tier, which is as slow
         // What the key was when it was looked up: it may expire while this waits, but by then it may live longer, too.
-        let now = self.clock.now();
-        let known = self.know(key, now, deadline).await?;
+        let mut now = self.clock.now();
+        let is_written = self.latches.is_held(key);
+        let mut known = self.know(key, now, deadline).await?;
+        if known.found.is_none() && is_written {
+            // It may have expired under a write that saw it alive: that comes first (ADR 6).
+            let _latch = timeout_at(deadline, self.latches.acquire(key))
+                .await
+                .map_err(|_| Error::Unavailable("a write of this key did not end in time".to_owned()))?;
+            now = self.clock.now();
+            known = self.know(key, now, deadline).await?;
+        }
         self.wait_visible(key, known.unspilled, deadline).await?;
         Self::reply_read(command, known.found, now)
     }

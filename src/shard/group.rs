@@ -102,7 +102,16 @@ impl Core {
             self.counters.misses.add(u64::from(found.is_none()));
             return follow(group, place, Self::reply_read(command, found, now));
         }
-        let Lookup::Known(known) = self.store.get(key, now) else { return Tried::MustWait(command) };
+        let Lookup::Known(mut known) = self.store.get(key, now) else { return Tried::MustWait(command) };
+        if known.found.is_none() {
+            // It may have expired under a write that saw it alive, and is being committed: that comes first (ADR 6).
+            if self.latches.is_held(key) {
+                return Tried::MustWait(command);
+            }
+            // Or was committed just now.
+            let Lookup::Known(again) = self.store.peek(key, now) else { return Tried::MustWait(command) };
+            known = again;
+        }
         if known.unspilled.is_some() && self.is_write_through() && !is_planted(Rule::R18Visible) {
             return Tried::MustWait(command); // not acknowledged yet, so not to be seen yet
         }

@@ -44,6 +44,11 @@ impl Latches {
         Some(self.latch(key))
     }
 
+    /// Whether somebody holds the latch of a key.
+    pub fn is_held(&self, key: &Key) -> bool {
+        self.stripe(key).lock().contains_key(key)
+    }
+
     /// # Cancel safety
     /// A dropped future has no latch and leaves its place in the queue.
     pub async fn acquire(self: &Arc<Self>, key: &Key) -> Latch {
