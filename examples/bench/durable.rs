@@ -1,6 +1,8 @@
 //! PUT with a sync before each acknowledgement, beside `redis-server --appendonly yes --appendfsync always` on the same disk:
 //! the same number of writers, in turns. Prints a table for `docs/benchmarks.md`.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::Arc;
@@ -103,12 +105,23 @@ impl Redis {
         let server = process.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let redis = Self { server: server.map_err(|error| format!("redis-server is needed: {error}"))?, port };
         let deadline = Instant::now() + TIMEOUT;
-        while redis.benchmark(1, 1).is_err() {
+        while !redis.answers() {
             if Instant::now() > deadline {
                 return Err("redis-server has not started".into());
             }
+            std::thread::sleep(Duration::from_millis(10));
         }
         Ok(redis)
+    }
+
+    fn answers(&self) -> bool {
+        let mut pong = [0; 5];
+        let asked = TcpStream::connect(format!("127.0.0.1:{}", self.port)).and_then(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"PING\r\n")?;
+            stream.read_exact(&mut pong)
+        });
+        asked.is_ok() && pong == *b"+PONG"
     }
 
     /// SETs a second.
