@@ -38,7 +38,7 @@ fn plant_one(world: &Arc<World>, fault: Fault) {
                 } else {
                     world.kill(&process, "by kill -9");
                 }
-                harm_disk(world, &process, disk);
+                harm_disk(world, &process, disk, power);
                 bring_back(world, process, time(down_ms), time(accept_after_ms));
             }
         }
@@ -114,7 +114,7 @@ fn with_disk(world: &World, shard: usize, harm: impl FnOnce(&MemoryDisk)) {
 }
 
 /// What becomes of the disk that a dead process leaves.
-fn harm_disk(world: &World, process: &Process, fate: DiskFate) {
+fn harm_disk(world: &World, process: &Process, fate: DiskFate, power: bool) {
     let disks = &mut *world.disks.lock();
     let of_name = &mut disks[process.name];
     let Some(disk) = &process.disk else { return };
@@ -122,7 +122,7 @@ fn harm_disk(world: &World, process: &Process, fate: DiskFate) {
     match fate {
         DiskFate::Kept => {}
         DiskFate::Lost => *of_name = DiskOfName::empty(),
-        DiskFate::Rotten if is_lazy => {} // what is lost may look like what is rotten
+        DiskFate::Rotten if is_lazy || power => {} // what is lost or torn may look like what is rotten
         DiskFate::Rotten => {
             let place = disk::rot(disk, &mut world.chaos.lock());
             of_name.is_rotten = place.is_some();
