@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{TierChoice, listen};
 use crate::clock::SystemClock;
 use crate::doors::{self, Door};
-use crate::journal::{self, Directory, Fsync, Progress};
+use crate::journal::{self, Directory, Progress};
 use crate::record::JournalId;
 use crate::rpc::Role;
 use crate::shard::{Durability, Shard, ShardOptions, Stopped, UncleanStop};
@@ -147,6 +147,5 @@ async fn open_journal(options: JournalOptions) -> anyhow::Result<Durability> {
         Ok((journal, recovered))
     });
     let (journal, recovered) = opened.await?.with_context(|| format!("can't open the journal in `{shown}`"))?;
-    let is_synced = options.fsync == Fsync::Always;
-    Ok(Durability { journal, recovered, is_synced, blocking: Arc::new(Threads) })
+    Ok(Durability { journal, recovered, blocking: Arc::new(Threads) })
 }

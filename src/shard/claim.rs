@@ -74,15 +74,19 @@ impl Steward {
             slots: slots.clone(),
             ..row
         };
-        self.swap(tier, Some(seen), row).await?;
-        // Not before: a flush of the life before may have been committed until now.
+        let swapped = self.swap(tier, Some(seen), row).await;
+        if self.fence.current().is_err() {
+            return swapped;
+        }
+        // It is ours, perhaps by an update whose answer was lost: the letters have been read, and must not be read again beside the
+        // flushes. The filter not before: a flush of the life before may have been committed until now.
         self.fill_filter(tier, &slots, scan, stop);
         let mut ledger = self.ledger.lock();
         ledger.unread = SlotSet::empty();
         ledger.held = Some(Holding { epoch, slots, ..held.clone() });
         ledger.is_unclaimed = false;
         self.core.spill.notify_one();
-        Ok(())
+        swapped
     }
 
     /// Makes the fence row of the wanted name this process's own (R20), unless that would hide a loss (R22).

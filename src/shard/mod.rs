@@ -11,6 +11,7 @@
 //! | expirer | deletes what has expired | on stop |
 //! | filter | reads the keys that have rows, once an assignment | when done |
 //! | journal | group commit | on stop, after the last sync |
+//! | journal watch | stops serving when the journal has failed | on stop |
 //! | checkpointer | keeps the journal short | on stop |
 
 mod checkpointer;
@@ -141,8 +142,6 @@ pub struct Shard {
 pub struct Durability {
     pub journal: Journal,
     pub recovered: Recovered,
-    /// Whether the machine, and not only the process, may end without what was acknowledged last being lost.
-    pub is_synced: bool,
     pub blocking: Arc<dyn Blocking>,
 }
 
@@ -169,14 +168,15 @@ impl Shard {
         clock: Arc<dyn Clock>,
         durability: Durability,
     ) -> Result<Self, UnknownNote> {
-        let Durability { journal, recovered, is_synced, blocking } = durability;
+        let Durability { journal, recovered, blocking } = durability;
         let tenure = Tenure::decode(recovered.note.as_deref()).map_err(|error| UnknownNote(error.to_string()))?;
         let core = Core::new(options, Some(tier), clock, Solo::with_journal(journal.clone(), Arc::clone(&blocking)));
         for effect in recovered.effects.iter().filter(|effect| tenure.covers(effect)) {
             core.store.restore(effect);
         }
-        // The tier may have what the machine lost of the journal when it ended.
-        let gap = if is_synced || recovered.is_new { 0 } else { LSN_GAP };
+        // A life that synced lazily may have lost its last versions with the machine: a client that has seen one of them must not
+        // find another write under it.
+        let gap = if tenure.holding().is_some() { LSN_GAP } else { 0 };
         let last = recovered.last.map_or(Lsn(0), |last| last.lsn).max(tenure.last());
         core.log.begin(tenure.epoch, Lsn(last.0 + gap));
         let unspilled = core.store.stats().unspilled;
@@ -236,6 +236,12 @@ impl Shard {
         let tasks = &self.core.tasks;
         let (writer, thread, stop) = (journal.clone(), Arc::clone(blocking), self.stop.clone());
         tasks.spawn("journal", async move { writer.run(&*thread, &stop).await });
+        let (steward, writer, stop) = (Arc::clone(&self.steward), journal.clone(), self.stop.clone());
+        tasks.spawn("journal watch", async move {
+            if let Some(reason) = stop.run_until_cancelled(writer.failed()).await {
+                steward.fail(&reason);
+            }
+        });
         let (core, writer, thread) = (Arc::clone(&self.core), journal.clone(), Arc::clone(blocking));
         let stop = self.stop.clone();
         tasks.spawn("checkpointer", async move { checkpointer::run(&core, &writer, &*thread, &stop).await });
@@ -244,10 +250,10 @@ impl Shard {
     /// Returns once the shard can't go on because its journal can't be written any more, with the reason (R23): the process
     /// is to end, and to recover. Never without a journal.
     pub async fn failed(&self) -> String {
-        let Some(journal) = self.core.log.journal() else { return std::future::pending().await };
-        let reason = journal.failed().await;
-        self.steward.fail(&reason);
-        reason
+        match self.core.log.journal() {
+            Some(journal) => journal.failed().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Finishes what is in flight, spills everything unspilled, marks the fence clean, and ends all tasks.

@@ -93,8 +93,7 @@ impl JournalSetup {
             let id = JournalId(LIVES.fetch_add(1, Ordering::Relaxed));
             match journal::open(disk, self.options, id, &mut |_| {}) {
                 Ok((journal, recovered)) => {
-                    let is_synced = self.options.fsync == Fsync::Always;
-                    return Durability { journal, recovered, is_synced, blocking: Arc::new(Threads) };
+                    return Durability { journal, recovered, blocking: Arc::new(Threads) };
                 }
                 Err(OpenError::Locked(_)) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => panic!("{error}"),

@@ -270,8 +270,7 @@ impl World {
         let sim = SimDisk { world: Arc::clone(self), process: Arc::clone(process), disk };
         let opened = journal::open(Arc::new(sim), options, JournalId(process.life), &mut |_| {});
         let blocking = Arc::new(SimBlocking { world: Arc::clone(self), process: Arc::clone(process) });
-        let is_synced = options.fsync == Fsync::Always;
-        let opened = opened.map(|(journal, recovered)| Durability { journal, recovered, is_synced, blocking });
+        let opened = opened.map(|(journal, recovered)| Durability { journal, recovered, blocking });
         if opened.is_ok() && std::mem::take(&mut self.disks.lock()[process.name].is_rotten) {
             self.fail(format!("{process} has not noticed that its journal is rotten (R24)"));
         }
