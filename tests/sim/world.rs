@@ -316,7 +316,7 @@ impl World {
     }
 
     /// Its machine ends: what was not synced may be gone. With lazy syncs, that is the price: but nothing that the tier has
-    /// may go back in time (R10).
+    /// may go back in time (R10), and nothing that another serves.
     pub fn lose_power(&self, process: &Process) {
         if process.is_dead.swap(true, Ordering::Relaxed) {
             return;
@@ -327,7 +327,9 @@ impl World {
         if self.setup().journal.is_some_and(|journal| journal.fsync != Fsync::Always) {
             for key in 0..self.keys.len() {
                 let newest = self.witness.lock().seen(key).version;
-                if self.rows.row(&self.keys[key]).is_none_or(|row| row.version != newest) {
+                let is_in_the_tier = self.rows.row(&self.keys[key]).is_some_and(|row| row.version == newest);
+                let is_served_elsewhere = self.server(Slot::of(&self.keys[key])).is_some();
+                if !is_in_the_tier && !is_served_elsewhere {
                     self.history.lock().forget(key);
                     self.witness.lock().forget(key);
                 }
