@@ -1,8 +1,12 @@
 //! What can be asked of Overspill and what it answers, free of any protocol; and [`Effect`], what a log carries.
 
+mod update;
+
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Key, Record, Timestamp, Ttl, Value, Version};
+
+pub use update::{Existence, ExpireWhen, NewExpiry, Update};
 
 /// One thing to do. Commands with a key go to the shard that owns its slot; the others go to every shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,13 @@ pub enum Command {
     Stats,
     /// Where a key lives and what will become of it. Answered by [`Reply::Explained`].
     Explain { key: Key },
+    /// Changes a key by what it is, in one step. Answered as its [`Update`] says.
+    Update { key: Key, update: Update },
+    /// Gives the value and expiry of a key to another one of its slot, in one step; it goes, unless it is copied. Answered by
+    /// [`Reply::Moved`].
+    Move { from: Key, to: Key, is_copy: bool, existence: Existence },
+    /// Stores values for keys of one slot if none of them exists, in one step. Answered by [`Reply::Done`]: whether it did.
+    PutAllAbsent { first: (Key, Value), more: Vec<(Key, Value)> },
 }
 
 /// What must hold for a [`Command::Put`] to store its value.
@@ -53,7 +64,10 @@ impl Command {
             | Self::Ttl { key }
             | Self::Expire { key, .. }
             | Self::Persist { key }
-            | Self::Explain { key } => Some(key),
+            | Self::Explain { key }
+            | Self::Update { key, .. }
+            | Self::Move { from: key, .. }
+            | Self::PutAllAbsent { first: (key, _), .. } => Some(key),
             Self::Scan { .. } | Self::Count | Self::Stats => None,
         }
     }
@@ -61,7 +75,13 @@ impl Command {
     /// Whether the command may change something, so that it must not be sent twice.
     pub fn is_write(&self) -> bool {
         match self {
-            Self::Put { .. } | Self::Delete { .. } | Self::Expire { .. } | Self::Persist { .. } => true,
+            Self::Put { .. }
+            | Self::Delete { .. }
+            | Self::Expire { .. }
+            | Self::Persist { .. }
+            | Self::Update { .. }
+            | Self::Move { .. }
+            | Self::PutAllAbsent { .. } => true,
             Self::Get { .. }
             | Self::Exists { .. }
             | Self::Ttl { .. }
@@ -72,14 +92,34 @@ impl Command {
         }
     }
 
+    /// Whether the command acts on several keys. In a batch with other commands on them, only its first is kept in order.
+    pub fn has_many_keys(&self) -> bool {
+        matches!(self, Self::Move { .. } | Self::PutAllAbsent { .. })
+    }
+
     /// About how many bytes the command takes on a wire or in a queue.
     pub fn size_bytes(&self) -> usize {
         const FIXED: usize = 32;
-        let value = match self {
+        let more = match self {
             Self::Put { value, .. } => value.as_bytes().len(),
-            _ => 0,
+            Self::Update { update, .. } => update.size_bytes(),
+            Self::Move { to, .. } => to.as_bytes().len(),
+            Self::PutAllAbsent { first: (_, value), more } => {
+                let pair = |(key, value): &(Key, Value)| FIXED + key.as_bytes().len() + value.as_bytes().len();
+                value.as_bytes().len() + more.iter().map(pair).sum::<usize>()
+            }
+            Self::Get { .. }
+            | Self::Delete { .. }
+            | Self::Exists { .. }
+            | Self::Ttl { .. }
+            | Self::Expire { .. }
+            | Self::Persist { .. }
+            | Self::Scan { .. }
+            | Self::Count
+            | Self::Stats
+            | Self::Explain { .. } => 0,
         };
-        FIXED + value + self.key().map_or(0, |key| key.as_bytes().len())
+        FIXED + more + self.key().map_or(0, |key| key.as_bytes().len())
     }
 }
 
@@ -111,6 +151,8 @@ pub enum Reply {
     Count(u64),
     Stats(Vec<ShardStats>),
     Explained(Box<Explanation>),
+    Number(i64),
+    Moved(Moved),
 }
 
 impl Reply {
@@ -127,7 +169,9 @@ impl Reply {
             | Self::Conflict(_)
             | Self::Done(_)
             | Self::Expiry(_)
-            | Self::Count(_) => FIXED,
+            | Self::Count(_)
+            | Self::Number(_)
+            | Self::Moved(_) => FIXED,
         }
     }
 }
@@ -146,6 +190,16 @@ pub enum Expiry {
     Never,
     /// Milliseconds left, at least 1.
     InMillis(u64),
+}
+
+/// What came of a [`Command::Move`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Moved {
+    /// There was nothing to move.
+    Missing,
+    /// The other key exists, or not, against the condition.
+    Refused,
+    Done,
 }
 
 /// What [`Command::Explain`] tells about a key.

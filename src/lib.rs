@@ -11,6 +11,7 @@ pub mod mutants;
 mod sync;
 pub mod task;
 // Layer 1: what is stored.
+pub mod number;
 pub mod record;
 // Layer 2: what can be asked, where it belongs, what goes first.
 pub mod command;

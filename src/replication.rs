@@ -19,6 +19,14 @@ pub enum Mutation {
 }
 
 impl Mutation {
+    /// Payload bytes: key and value.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Set { key, value, .. } => key.as_bytes().len() + value.as_bytes().len(),
+            Self::Delete { key } => key.as_bytes().len(),
+        }
+    }
+
     fn at(self, version: Version) -> Effect {
         match self {
             Self::Set { key, value, expires_at } => Effect::Set(Record { key, value, version, expires_at }),

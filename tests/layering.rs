@@ -12,7 +12,7 @@ const FILE_LINES_MAX: usize = 600;
 const BIN: &str = "bin";
 const LAYERS: &[&[&str]] = &[
     &["backoff", "clock", "metrics", "mutants", "sync", "task"],
-    &["record"],
+    &["number", "record"],
     &["command", "policy", "slots"],
     &["cluster", "journal", "protocol", "service", "store"],
     &["replication", "rpc", "tier"],

@@ -122,6 +122,9 @@ impl<P: Peer> Router<P> {
             | Command::Ttl { .. }
             | Command::Expire { .. }
             | Command::Persist { .. }
+            | Command::Update { .. }
+            | Command::Move { .. }
+            | Command::PutAllAbsent { .. }
             | Command::Explain { .. } => Err(Error::Invalid("a command with a key goes to one shard".to_owned())),
         }
     }

@@ -1,5 +1,6 @@
 //! What the tasks of a shard share: its store, log, latches and queues, and the ways through them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use super::counters::Counters;
-use super::evaluate::{Answer, Outcome, evaluate, is_blind};
+use super::evaluate::{Answer, Outcome, evaluate, evaluate_many, is_blind, keys_of, value_bytes};
 use super::latches::Latches;
 use super::loader::Loader;
 use super::tickets::Tickets;
@@ -157,6 +158,9 @@ impl Core {
         if let Some(key) = command.key() {
             serving.check_slot(key)?;
         }
+        if command.has_many_keys() {
+            return self.write_many(command, deadline).await;
+        }
         if command.is_write() { self.write(command, deadline).await } else { self.read(command, deadline).await }
     }
 
@@ -214,12 +218,59 @@ impl Core {
         let Some(mutation) = mutation else {
             drop((admission, latch));
             self.wait_visible(&key, known.unspilled, deadline).await?; // a refusal tells what the key is
-            return Ok(answer(reply, None));
+            return reply.into_reply(None);
         };
         let version = self.commit(mutation, admission, deadline).await?;
         drop(latch);
         self.wait_through(&key, version, deadline).await?;
-        Ok(answer(reply, Some(version)))
+        reply.into_reply(Some(version))
+    }
+
+    /// As [`Core::write`], for a command on several keys of one slot: all that it changes is committed together.
+    async fn write_many(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+        let keys = keys_of(&command);
+        if keys.iter().any(|key| Some(Slot::of(key)) != keys.first().map(Slot::of)) {
+            return Err(Error::Invalid("the keys of this command are not in one slot".to_owned()));
+        }
+        // In the order of the keys, and whoever holds the latch of one key only waits for no other: there is no circle.
+        let latches = async {
+            let mut latches = Vec::with_capacity(keys.len());
+            for key in &keys {
+                latches.push(self.latches.acquire(key).await);
+            }
+            latches
+        };
+        let latches = timeout_at(deadline, latches)
+            .await
+            .map_err(|_| Error::Busy("other writes of these keys did not end in time".to_owned()))?;
+        let now = self.clock.now();
+        let mut known = HashMap::new();
+        for key in &keys {
+            known.insert(key.clone(), self.know(key, now, deadline).await?);
+        }
+        let find = |key: &Key| known.get(key).and_then(|known| known.found.clone());
+        let Some((reply, mutations)) = evaluate_many(command, find, self.clock.now()) else {
+            return Err(Error::Invalid("this command is not a write of several keys".to_owned()));
+        };
+        if mutations.is_empty() {
+            drop(latches);
+            for (key, known) in &known {
+                self.wait_visible(key, known.unspilled, deadline).await?;
+            }
+            return reply.into_reply(None);
+        }
+        let mut admissions = Vec::with_capacity(mutations.len());
+        for mutation in &mutations {
+            admissions.push(self.room(mutation.size_bytes(), deadline).await?);
+        }
+        let effects: Vec<Effect> = mutations.into_iter().map(|mutation| self.log.propose(mutation)).collect();
+        let appended = self.log.append(&effects);
+        self.commit_all(&effects, admissions, appended, deadline).await?;
+        drop(latches);
+        for effect in &effects {
+            self.wait_through(effect.key(), effect.version(), deadline).await?;
+        }
+        reply.into_reply(None)
     }
 
     /// In write-through, waits until the tier has what was written.
@@ -394,19 +445,13 @@ impl Core {
     }
 }
 
-pub(super) fn answer(answer: Answer, version: Option<Version>) -> Reply {
-    match answer {
-        Answer::Reply(reply) => reply,
-        Answer::Stored => Reply::Stored(version.unwrap_or_default()),
-    }
-}
-
-/// At least what the outcome of a command takes: its key, and the value that it stores or keeps.
+/// At least what the outcome of a command on one key takes: its key, and the value that it stores or keeps.
 pub(super) fn payload_bytes(command: &Command, current: Option<&Found>) -> usize {
     let key = command.key().map_or(0, |key| key.as_bytes().len());
     let stored = match command {
         Command::Put { value, .. } => value.as_bytes().len(),
         Command::Expire { .. } | Command::Persist { .. } => current.map_or(0, |found| found.value.as_bytes().len()),
+        Command::Update { update, .. } => value_bytes(update, current),
         Command::Delete { .. }
         | Command::Get { .. }
         | Command::Exists { .. }
@@ -414,7 +459,9 @@ pub(super) fn payload_bytes(command: &Command, current: Option<&Found>) -> usize
         | Command::Scan { .. }
         | Command::Count
         | Command::Stats
-        | Command::Explain { .. } => 0,
+        | Command::Explain { .. }
+        | Command::Move { .. }
+        | Command::PutAllAbsent { .. } => 0,
     };
     key + stored
 }

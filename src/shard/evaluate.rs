@@ -1,8 +1,15 @@
 //! What a command on one key means: from what the key is now to the reply and the outcome to log (R1). Pure.
 
-use crate::command::{Command, Condition, Expiry, Found, Reply};
-use crate::record::{Key, Timestamp, Ttl, is_expired};
+mod many;
+mod update;
+
+use crate::command::{Command, Condition, Existence, Expiry, Found, Reply};
+use crate::record::{Key, Timestamp, Ttl, Value, Version, is_expired};
 use crate::replication::Mutation;
+use crate::service::Error;
+
+pub(super) use many::{evaluate_many, keys_of};
+pub(super) use update::value_bytes;
 
 /// A command that has been evaluated.
 pub(super) struct Outcome {
@@ -16,15 +23,39 @@ pub(super) enum Answer {
     Reply(Reply),
     /// [`Reply::Stored`] with the version that the log gives.
     Stored,
+    /// [`Reply::Found`] with the version that the log gives.
+    StoredValue {
+        value: Value,
+        expires_at: Option<Timestamp>,
+    },
+    /// The command can't be done with what the key is.
+    Refused(String),
+}
+
+impl Answer {
+    /// `version`: of the mutation, if there is one.
+    pub fn into_reply(self, version: Option<Version>) -> Result<Reply, Error> {
+        let version = version.unwrap_or_default();
+        match self {
+            Self::Reply(reply) => Ok(reply),
+            Self::Stored => Ok(Reply::Stored(version)),
+            Self::StoredValue { value, expires_at } => Ok(Reply::Found(Some(Found { value, version, expires_at }))),
+            Self::Refused(reason) => Err(Error::Invalid(reason)),
+        }
+    }
 }
 
 /// Whether the command has the same outcome whatever the key is now, so that it needs not be looked up.
 pub(super) fn is_blind(command: &Command) -> bool {
-    matches!(command, Command::Put { condition: Condition::Always, .. })
+    match command {
+        Command::Put { condition, .. } => *condition == Condition::Always,
+        Command::Update { update, .. } => update::is_blind(update),
+        _ => false,
+    }
 }
 
-/// Evaluates a command with a key against what the key is `now`. `None` for commands that have no key or are not about a
-/// record.
+/// Evaluates a command with one key against what that is `now`. `None` for commands that have none or several, or are not
+/// about a record.
 pub(super) fn evaluate(command: Command, current: Option<Found>, now: Timestamp) -> Option<Outcome> {
     // It may have died since it was looked up, while the command waited for room.
     let current = current.filter(|found| !is_expired(found.expires_at, now));
@@ -53,9 +84,23 @@ pub(super) fn evaluate(command: Command, current: Option<Found>, now: Timestamp)
             Some(Found { expires_at: Some(_), .. }) => set_expiry(key, current, None, now),
             Some(Found { expires_at: None, .. }) | None => unchanged(Reply::Done(false)),
         },
-        Command::Scan { .. } | Command::Count | Command::Stats | Command::Explain { .. } => return None,
+        Command::Update { key, update } => update::evaluate(key, update, current, now),
+        Command::Scan { .. }
+        | Command::Count
+        | Command::Stats
+        | Command::Explain { .. }
+        | Command::Move { .. }
+        | Command::PutAllAbsent { .. } => return None,
     };
     Some(outcome)
+}
+
+fn holds(existence: Existence, exists: bool) -> bool {
+    match existence {
+        Existence::Any => true,
+        Existence::Absent => !exists,
+        Existence::Present => exists,
+    }
 }
 
 fn set_expiry(key: Key, current: Option<Found>, ttl: Option<Ttl>, now: Timestamp) -> Outcome {

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::core::{Core, Serving, answer, payload_bytes};
+use super::core::{Core, Serving, payload_bytes};
 use super::evaluate::{Answer, Outcome, evaluate, is_blind};
 use super::latches::Latch;
 use crate::command::{Command, Effect, Found, Reply};
@@ -39,7 +39,7 @@ pub(super) struct Group {
     /// Beside each effect: whose it is, and what to answer.
     answers: Vec<(usize, Answer)>,
     /// Commands of the batch that have seen what is not committed yet.
-    followers: Vec<(usize, Reply)>,
+    followers: Vec<Answered>,
     /// The newest effect of a key.
     newest: HashMap<Key, usize, RandomState>,
     latches: Vec<Latch>,
@@ -82,7 +82,7 @@ impl Core {
     /// Answers a command if it needs no waiting at all, or takes it into the group.
     pub fn try_execute(&self, serving: &Serving, group: &mut Group, place: usize, command: Command) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
-        if matches!(command, Command::Explain { .. }) {
+        if command.has_many_keys() || matches!(command, Command::Explain { .. }) {
             return Tried::MustWait(command);
         }
         if let Err(error) = serving.check_slot(key) {
@@ -156,14 +156,14 @@ impl Core {
             return Tried::Answered(Err(Error::Invalid("this command is not about a key".to_owned())));
         };
         let Some(mutation) = mutation else {
-            let reply = Ok(answer(reply, None));
+            let reply = reply.into_reply(None);
             return if is_follower { follow(group, place, reply) } else { Tried::Answered(reply) };
         };
         let effect = self.log.propose(mutation);
         if self.log.commits_at_once() && !self.is_write_through() {
             let version = effect.version();
             self.apply(&effect, admission);
-            return Tried::Answered(Ok(answer(reply, Some(version))));
+            return Tried::Answered(reply.into_reply(Some(version)));
         }
         group.latches.extend(latch);
         group.push(place, effect, admission, reply);
@@ -184,16 +184,15 @@ impl Core {
             let places = answers.iter().map(|(place, _)| *place).chain(followers.iter().map(|(place, _)| *place));
             return places.map(|place| (place, Err(error.clone()))).collect();
         }
-        let followers = followers.into_iter().map(|(place, reply)| (place, Ok(reply)));
         let writes = effects.iter().zip(answers);
         if !self.is_write_through() {
-            let writes = writes.map(|(effect, (place, reply))| (place, Ok(answer(reply, Some(effect.version())))));
+            let writes = writes.map(|(effect, (place, reply))| (place, reply.into_reply(Some(effect.version()))));
             return writes.chain(followers).collect();
         }
         let writes = writes.map(async |(effect, (place, reply))| {
             let version = effect.version();
             let through = self.wait_through(effect.key(), version, deadline).await;
-            (place, through.map(|()| answer(reply, Some(version))))
+            (place, through.and_then(|()| reply.into_reply(Some(version))))
         });
         join_all(writes).await.into_iter().chain(followers).collect()
     }
@@ -201,12 +200,7 @@ impl Core {
 
 /// Answers once the group is committed what was evaluated against what is not.
 fn follow(group: &mut Group, place: usize, reply: Result<Reply, Error>) -> Tried {
-    match reply {
-        Ok(reply) => {
-            let bytes = reply.size_bytes();
-            group.followers.push((place, reply));
-            Tried::Grouped { bytes }
-        }
-        Err(error) => Tried::Answered(Err(error)),
-    }
+    let bytes = reply.as_ref().map_or(0, Reply::size_bytes);
+    group.followers.push((place, reply));
+    Tried::Grouped { bytes }
 }

@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use futures::future::{join, join_all};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -61,7 +61,7 @@ pub use self::tenure::Tenure;
 use self::tenure::TenureKeeper;
 use crate::clock::Clock;
 use crate::cluster::Incarnation;
-use crate::command::{Command, Reply};
+use crate::command::{Command, Reply, Update};
 use crate::journal::{Journal, Recovered};
 use crate::policy::PolicyKind;
 use crate::record::{Key, Lsn};
@@ -347,9 +347,28 @@ struct Sorted {
     bytes: usize,
 }
 
+/// Writes that may answer a whole value, of one batch, that are under way together when they have to wait.
+const LARGE_WRITES_MAX: usize = 8;
+
 /// Whether the reply may be large, and nothing is lost if it is not given.
 fn is_refusable(command: &Command) -> bool {
     matches!(command, Command::Get { .. } | Command::Scan { .. })
+}
+
+/// Whether the reply may be large. If the command is done, it must be given.
+fn answers_a_value(command: &Command) -> bool {
+    match command {
+        Command::Update { update, .. } => match update {
+            Update::Set { answer_old, .. } => *answer_old,
+            Update::Take | Update::GetAndExpire { .. } => true,
+            Update::Add { .. }
+            | Update::AddDecimal { .. }
+            | Update::Append { .. }
+            | Update::Overwrite { .. }
+            | Update::Expire { .. } => false,
+        },
+        _ => false,
+    }
 }
 
 impl Shard {
@@ -363,14 +382,16 @@ impl Shard {
             let must_wait = !waiting_keys.is_empty() && command.key().is_some_and(|key| waiting_keys.contains(key));
             let is_refusable = is_refusable(&command);
             let tried = match must_wait {
-                _ if is_too_much && is_refusable => Tried::Answered(Err(Error::ReplyTooLarge)),
+                _ if is_too_much && (is_refusable || answers_a_value(&command)) => {
+                    Tried::Answered(Err(Error::ReplyTooLarge))
+                }
                 true => Tried::MustWait(command),
                 false => self.core.try_execute(serving, &mut group, i, command),
             };
             match tried {
                 Tried::Answered(reply) => {
                     let size = reply.as_ref().map_or(0, Reply::size_bytes);
-                    is_too_much |= is_refusable && bytes + size > REPLIES_BYTES_MAX;
+                    is_too_much |= bytes + size > REPLIES_BYTES_MAX;
                     let is_refused = is_refusable && is_too_much;
                     bytes += if is_refused { 0 } else { size };
                     replies.push(if is_refused { Err(Error::ReplyTooLarge) } else { reply });
@@ -408,10 +429,16 @@ impl Shard {
             }
         }
         let (bytes, is_too_much) = (AtomicUsize::new(bytes), CancellationToken::new());
+        let large_writes = Semaphore::new(LARGE_WRITES_MAX);
         let keys = by_key.into_iter().map(async |commands| {
             let mut answers = Vec::with_capacity(commands.len());
             for (i, command) in commands {
                 let is_refusable = is_refusable(&command);
+                let permit = if answers_a_value(&command) { large_writes.acquire().await.ok() } else { None };
+                if permit.is_some() && is_too_much.is_cancelled() {
+                    answers.push((i, Err(Error::ReplyTooLarge)));
+                    continue;
+                }
                 let executed = self.execute_one(serving, command, deadline);
                 let answer = if is_refusable {
                     // It may be given up half way: its load goes on by itself.
@@ -444,7 +471,10 @@ impl Shard {
             | Command::Exists { .. }
             | Command::Ttl { .. }
             | Command::Expire { .. }
-            | Command::Persist { .. }) => self.core.execute(serving, command, deadline).await,
+            | Command::Persist { .. }
+            | Command::Update { .. }
+            | Command::Move { .. }
+            | Command::PutAllAbsent { .. }) => self.core.execute(serving, command, deadline).await,
         }
     }
 }

@@ -89,7 +89,9 @@ impl State {
             Command::Scan { cursor, limit } => self.scan(&cursor, limit as usize),
             Command::Count => Reply::Count(self.records.len() as u64),
             Command::Stats => Reply::Stats(Vec::new()),
-            Command::Explain { .. } => return Err(Error::Unavailable("not here".to_owned())),
+            Command::Explain { .. } | Command::Update { .. } | Command::Move { .. } | Command::PutAllAbsent { .. } => {
+                return Err(Error::Unavailable("not here".to_owned()));
+            }
         })
     }
 
