@@ -92,6 +92,17 @@ impl Command {
         }
     }
 
+    /// All its keys, which are in one slot.
+    pub fn keys(&self) -> Vec<&Key> {
+        match self {
+            Self::Move { from, to, .. } => vec![from, to],
+            Self::PutAllAbsent { first: (key, _), more } => {
+                std::iter::once(key).chain(more.iter().map(|(key, _)| key)).collect()
+            }
+            _ => self.key().into_iter().collect(),
+        }
+    }
+
     /// Whether the command acts on several keys. In a batch with other commands on them, only its first is kept in order.
     pub fn has_many_keys(&self) -> bool {
         matches!(self, Self::Move { .. } | Self::PutAllAbsent { .. })

@@ -1,0 +1,117 @@
+//! The options of SET, GETEX and the EXPIRE family.
+
+use super::Refusal;
+use super::words::{Words, is, shown};
+use crate::command::{Existence, ExpireWhen, NewExpiry};
+use crate::number::parse_integer;
+use crate::record::{Timestamp, Ttl};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Seconds,
+    Millis,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Base {
+    Now,
+    Epoch,
+}
+
+/// What follows the value of a SET, or the key of a GETEX.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub existence: Existence,
+    pub answer_old: bool,
+    /// Says what GETEX does without one; SET takes any expiry away.
+    pub expiry: Option<NewExpiry>,
+}
+
+/// Which command the options are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    Set,
+    GetEx,
+}
+
+pub(super) fn parse(words: &mut Words<'_>, of: Of) -> Result<Options, Refusal> {
+    let mut options = Options { existence: Existence::Any, answer_old: false, expiry: None };
+    let mut moment = None;
+    while let Some(word) = words.option() {
+        let has_expiry = options.expiry.is_some() || moment.is_some();
+        let is_free = options.existence == Existence::Any;
+        match of {
+            Of::Set if is(&word, "NX") && is_free => options.existence = Existence::Absent,
+            Of::Set if is(&word, "XX") && is_free => options.existence = Existence::Present,
+            // Said twice it means the same.
+            Of::Set if is(&word, "NX") && options.existence == Existence::Absent => {}
+            Of::Set if is(&word, "XX") && options.existence == Existence::Present => {}
+            Of::Set if is(&word, "GET") => options.answer_old = true,
+            Of::Set if is(&word, "KEEPTTL") && moment.is_none() => options.expiry = Some(NewExpiry::Keep),
+            Of::GetEx if is(&word, "PERSIST") && moment.is_none() => options.expiry = Some(NewExpiry::Never),
+            _ if has_expiry => return Err(Refusal::syntax()),
+            _ if is(&word, "EX") => moment = Some((words.operand()?, Unit::Seconds, Base::Now)),
+            _ if is(&word, "PX") => moment = Some((words.operand()?, Unit::Millis, Base::Now)),
+            _ if is(&word, "EXAT") => moment = Some((words.operand()?, Unit::Seconds, Base::Epoch)),
+            _ if is(&word, "PXAT") => moment = Some((words.operand()?, Unit::Millis, Base::Epoch)),
+            _ => return Err(Refusal::syntax()),
+        }
+    }
+    if let Some((amount, unit, base)) = moment {
+        options.expiry = Some(future(words.name(), &amount, unit, base)?);
+    }
+    Ok(options)
+}
+
+/// An expiry that must be positive.
+pub(super) fn future(name: &str, amount: &[u8], unit: Unit, base: Base) -> Result<NewExpiry, Refusal> {
+    let amount = parse_integer(amount).ok_or_else(Refusal::not_an_integer)?;
+    if amount <= 0 {
+        return Err(invalid(name));
+    }
+    moment(name, amount, unit, base)
+}
+
+/// An expiry that may be past.
+pub(super) fn moment(name: &str, amount: i64, unit: Unit, base: Base) -> Result<NewExpiry, Refusal> {
+    let millis = match unit {
+        Unit::Seconds => amount.checked_mul(1000).ok_or_else(|| invalid(name))?,
+        Unit::Millis => amount,
+    };
+    match (base, u64::try_from(millis)) {
+        (Base::Epoch, Ok(millis)) => Ok(NewExpiry::At(Timestamp(millis))),
+        (Base::Now, Ok(millis)) if millis > 0 => Ttl::from_millis(millis).map(NewExpiry::In).map_err(|_| invalid(name)),
+        (Base::Now | Base::Epoch, _) => Ok(NewExpiry::At(Timestamp(0))),
+    }
+}
+
+fn invalid(name: &str) -> Refusal {
+    Refusal::err(format_args!("invalid expire time in '{name}' command"))
+}
+
+/// What follows the time of an EXPIRE.
+pub(super) fn expire_when(words: &mut Words<'_>) -> Result<ExpireWhen, Refusal> {
+    let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
+    while let Some(word) = words.option() {
+        let flag = match word {
+            word if is(&word, "NX") => &mut nx,
+            word if is(&word, "XX") => &mut xx,
+            word if is(&word, "GT") => &mut gt,
+            word if is(&word, "LT") => &mut lt,
+            word => return Err(Refusal::err(format_args!("Unsupported option {}", shown(&word)))),
+        };
+        *flag = true;
+    }
+    match (nx, xx, gt, lt) {
+        (true, true, _, _) | (true, _, true, _) | (true, _, _, true) => {
+            Err(Refusal::err("NX and XX, GT or LT options at the same time are not compatible"))
+        }
+        (_, _, true, true) => Err(Refusal::err("GT and LT options at the same time are not compatible")),
+        (true, false, false, false) => Ok(ExpireWhen::None),
+        (false, _, true, false) => Ok(ExpireWhen::Later), // which nothing is than never
+        (false, true, false, true) => Ok(ExpireWhen::AnySooner),
+        (false, false, false, true) => Ok(ExpireWhen::Sooner),
+        (false, true, false, false) => Ok(ExpireWhen::Any),
+        (false, false, false, false) => Ok(ExpireWhen::Always),
+    }
+}
