@@ -1,6 +1,7 @@
 //! Who owns which slots: names, fences and the primary's plan for a list of secondaries, as pure functions.
 
 mod plan;
+mod topology;
 
 use std::fmt;
 use std::future::Future;
@@ -11,6 +12,7 @@ use crate::record::{Epoch, JournalId, Lsn};
 use crate::slots::SlotSet;
 
 pub use plan::{OrderAnswer, Plan, Retirement, Route, Seen, View, plan, readers};
+pub use topology::{Check, MapView, Readiness, ShardView, Topology, Unserved};
 
 /// A shard's name: the address that the primary knows it by, as in `localhost:8081`. 1 to [`ShardName::BYTES_MAX`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

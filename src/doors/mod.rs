@@ -1,4 +1,4 @@
-//! The ways in: one port, every protocol. Accepts connections, finds out by their first byte what they speak, and hands
+//! The ways in: one port, every protocol. Accepts connections, finds out by their first bytes what they speak, and hands
 //! them to that protocol's server. Knows nothing of what commands do: all is written against a [`Service`].
 
 use std::io;
@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Assignment, ControlError, Fence, Member, MemberStatus, ShardName};
+use crate::cluster::{Assignment, ControlError, Fence, MapView, Member, MemberStatus, Readiness, ShardName, Topology};
 use crate::record::Epoch;
 use crate::rpc::Role;
 use crate::rpc::answers::Budget;
@@ -20,7 +20,13 @@ use crate::service::Service;
 use crate::slots::SlotSet;
 use crate::task::Tasks;
 
+mod prefixed;
 pub mod rpc;
+mod sniff;
+
+use self::sniff::{Protocol, sniff};
+
+pub use self::prefixed::Prefixed;
 
 /// After an error of `accept` (too many open files, mostly), how long to leave those who wait waiting.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -67,27 +73,17 @@ impl Default for Options {
 }
 
 /// What is behind a door.
-#[derive(Debug)]
 pub struct Door<S, M = NoMember> {
     pub service: S,
     pub member: M,
+    /// Who serves what, and whether this node is fit to be asked.
+    pub topology: Arc<dyn Topology>,
     pub options: Options,
 }
 
-/// What a connection speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Protocol {
-    Rpc,
-    /// Not served here.
-    Other,
-}
-
-impl Protocol {
-    fn of(first: u8) -> Self {
-        match first {
-            0x00 => Self::Rpc,
-            _ => Self::Other,
-        }
+impl<S, M> Door<S, M> {
+    pub fn new(service: S, member: M, topology: impl Topology, options: Options) -> Self {
+        Self { service, member, topology: Arc::new(topology), options }
     }
 }
 
@@ -162,11 +158,11 @@ where
     let sniffed = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
-        sniffed = timeout(door.options.sniff_timeout, sniff(&stream)) => sniffed,
+        sniffed = timeout(door.options.sniff_timeout, sniff(stream)) => sniffed,
     };
     match sniffed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
-        Some(Protocol::Rpc) => rpc::serve(stream, peer, door, budget, shutdown).await,
-        Some(Protocol::Other) => {
+        Some((Protocol::Rpc, stream)) => rpc::serve(stream, peer, door, budget, shutdown).await,
+        Some((Protocol::Http | Protocol::Resp | Protocol::Inline | Protocol::Tls, stream)) => {
             farewell(stream, b"-ERR this port speaks the Overspill RPC only; use the kv shell\r\n").await;
             Ok(())
         }
@@ -174,17 +170,9 @@ where
     }
 }
 
-/// Looks at the first byte, and leaves it to be read. `None` if the connection ends before it.
-async fn sniff(stream: &TcpStream) -> io::Result<Option<Protocol>> {
-    let mut first = [0];
-    let count = stream.peek(&mut first).await?;
-    let [first] = first;
-    Ok((count > 0).then(|| Protocol::of(first)))
-}
-
 /// Sends last words, if there are any, and sees that they arrive: closing a socket with unread bytes resets it, and the
 /// peer may lose what it was sent.
-async fn farewell(mut stream: TcpStream, words: &[u8]) {
+async fn farewell<IO: AsyncRead + AsyncWrite + Unpin>(mut stream: IO, words: &[u8]) {
     let say = async {
         stream.write_all(words).await?;
         stream.shutdown().await?;
@@ -209,6 +197,17 @@ pub struct NoMember;
 impl NoMember {
     fn refused<T>() -> Result<T, ControlError> {
         Err(ControlError::Refused("this is a primary".to_owned()))
+    }
+}
+
+/// It knows of no shard, and has nothing to wait for.
+impl Topology for NoMember {
+    fn map(&self) -> Arc<MapView> {
+        Arc::default()
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness::default()
     }
 }
 

@@ -16,7 +16,7 @@ use futures::stream::FuturesUnordered;
 use tarpc::ChannelError;
 use tarpc::context::Context;
 use tarpc::server::{self, BaseChannel, Channel};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -65,8 +65,8 @@ fn cause(error: &ChannelError<io::Error>) -> String {
 ///
 /// # Errors
 /// [`ConnectionError`], for whoever logs it; the connection is closed then.
-pub async fn serve<S, M>(
-    stream: TcpStream,
+pub async fn serve<S, M, IO>(
+    stream: IO,
     peer: SocketAddr,
     door: Arc<Door<S, M>>,
     budget: Arc<Budget>,
@@ -75,6 +75,7 @@ pub async fn serve<S, M>(
 where
     S: Service,
     M: Member,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let options = &door.options;
     let mut frames = Frames::new(stream, HELLO_BYTES_MAX, options.stall_max);

@@ -47,21 +47,21 @@ impl Primary {
         let list: Vec<ShardName> = options.secondaries.iter().map(|(name, _)| name.clone()).collect();
         info!(%address, secondaries = list.len(), "primary listens");
         let addresses = options.secondaries;
-        let connect = move |name: &ShardName| {
+        let address_of = move |name: &ShardName| {
             let known = addresses.iter().find(|(known, _)| known == name);
-            let address = known.map_or(name.as_str(), |(_, address)| address);
-            Client::spawn(address, ClientOptions { role: Role::Primary, ..ClientOptions::default() })
+            known.map_or_else(|| name.to_string(), |(_, address)| address.clone())
+        };
+        let reach = address_of.clone();
+        let connect = move |name: &ShardName| {
+            Client::spawn(reach(name), ClientOptions { role: Role::Primary, ..ClientOptions::default() })
         };
         let stop = CancellationToken::new();
         let router = Router::new();
         let leader = LeaderOptions { list, accept_loss: options.accept_loss };
-        let leader = Leader::new(leader, Arc::clone(&router), connect);
+        let leader = Leader::new(leader, Arc::clone(&router), connect).with_addresses(address_of);
         let leader = tokio::spawn(leader.run(stop.clone()));
-        let door = Door {
-            service: Arc::clone(&router),
-            member: NoMember,
-            options: doors::Options { role: Role::Primary, ..options.door },
-        };
+        let door_options = doors::Options { role: Role::Primary, ..options.door };
+        let door = Door::new(Arc::clone(&router), NoMember, Arc::clone(&router), door_options);
         let door = tokio::spawn(doors::serve(listener, Arc::new(door), stop.clone()));
         Ok(Self { address, router, leader, door, stop })
     }

@@ -72,11 +72,9 @@ impl Secondary {
         };
         info!(%address, tier = described, capacity, %policy, write = ?write_mode, "secondary listens");
         let stop = CancellationToken::new();
-        let door = Door {
-            service: shard.clone(),
-            member: shard.clone(),
-            options: doors::Options { role: Role::Secondary, ..options.door },
-        };
+        shard.listens_at(address.to_string());
+        let door_options = doors::Options { role: Role::Secondary, ..options.door };
+        let door = Door::new(shard.clone(), shard.clone(), shard.clone(), door_options);
         let door = tokio::spawn(doors::serve(listener, Arc::new(door), stop.clone()));
         Ok(Self { address, shard, door, stop })
     }

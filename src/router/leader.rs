@@ -16,13 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::teller::Teller;
-use super::{Peer, Router, Routes, Target};
+use super::view::map_view;
+use super::{LOOKING, Peer, Router, Routes, Target};
 use crate::cluster::{
-    Assignment, ControlError, Fence, Incarnation, MemberStatus, OrderAnswer, Plan, Retirement, Seen, ShardName, View,
+    Assignment, ControlError, Fence, Incarnation, MemberStatus, OrderAnswer, Retirement, Route, Seen, ShardName, View,
     plan, readers,
 };
 use crate::record::Epoch;
-use crate::slots::SLOTS;
+use crate::slots::{SLOTS, SlotSet};
 
 /// How often the secondaries hear from their primary at least.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -41,11 +42,15 @@ pub struct LeaderOptions {
     pub accept_loss: bool,
 }
 
+/// Where clients reach the secondary that a name stands for.
+type AddressOf = Box<dyn Fn(&ShardName) -> String + Send + Sync>;
+
 /// The one task that changes the map.
 pub struct Leader<P> {
     options: LeaderOptions,
     router: Arc<Router<P>>,
     connect: Box<dyn Fn(&ShardName) -> P + Send + Sync>,
+    address_of: AddressOf,
     peers: BTreeMap<ShardName, Arc<P>>,
     seen: BTreeMap<ShardName, Seen>,
     orders: BTreeMap<ShardName, Assignment>,
@@ -75,6 +80,7 @@ impl<P: Peer> Leader<P> {
             options,
             router,
             connect: Box::new(connect),
+            address_of: Box::new(ToString::to_string),
             peers: BTreeMap::new(),
             seen: BTreeMap::new(),
             orders: BTreeMap::new(),
@@ -85,8 +91,15 @@ impl<P: Peer> Leader<P> {
         }
     }
 
+    /// Tells clients that a name is reached somewhere else than at the name.
+    pub fn with_addresses(self, address_of: impl Fn(&ShardName) -> String + Send + Sync + 'static) -> Self {
+        Self { address_of: Box::new(address_of), ..self }
+    }
+
     /// Leads until stopped; then tells the secondaries so.
     pub async fn run(mut self, stop: CancellationToken) {
+        let nowhere = Route { slots: SlotSet::all(), to: Err(LOOKING.to_owned()) };
+        self.publish(&[nowhere], Epoch::default());
         let mut pause = UNSETTLED;
         while !stop.is_cancelled() {
             let has_changed = self.beat().await;
@@ -151,7 +164,7 @@ impl<P: Peer> Leader<P> {
         if plan.epoch > Epoch::default() {
             self.epoch = Some(plan.epoch);
         }
-        self.publish(&plan);
+        self.publish(&plan.routes, plan.epoch);
         let is_rerouted = self.teller.tell(&plan);
         let orders: BTreeMap<ShardName, Assignment> =
             plan.orders.into_iter().map(|order| (order.shard.clone(), order)).collect();
@@ -229,11 +242,11 @@ impl<P: Peer> Leader<P> {
         self.teller.is_whole() && self.options.list.iter().all(is_done)
     }
 
-    /// Makes the plan's routes the router's.
-    fn publish(&mut self, plan: &Plan) {
+    /// Makes a plan's routes the router's.
+    fn publish(&self, routes: &[Route], epoch: Epoch) {
         let mut by_slot = vec![0_u16; usize::from(SLOTS)];
         let mut targets = Vec::new();
-        for route in &plan.routes {
+        for route in routes {
             let target = match &route.to {
                 Ok((name, epoch)) => match self.peers.get(name) {
                     Some(peer) => Target::Shard { epoch: *epoch, peer: Arc::clone(peer) },
@@ -248,7 +261,8 @@ impl<P: Peer> Leader<P> {
             }
             targets.push(target);
         }
-        self.router.set_routes(Routes { by_slot, targets });
+        let map = map_view(&self.options.list, routes, epoch, &self.address_of);
+        self.router.set_routes(Routes { by_slot, targets, map: Arc::new(map) });
     }
 }
 

@@ -3,13 +3,14 @@
 
 mod leader;
 mod teller;
+mod view;
 
 use std::sync::Arc;
 
 use futures::future::join_all;
 use tokio::sync::Notify;
 
-use crate::cluster::Member;
+use crate::cluster::{Check, MapView, Member, Readiness, Topology};
 use crate::command::{Command, Cursor, Reply, ShardStats};
 use crate::record::{Epoch, KEY_BYTES_MAX};
 use crate::service::{Batch, Error, PAGE_KEYS_MAX, REPLIES_BYTES_MAX, Replies, Service};
@@ -17,6 +18,9 @@ use crate::slots::{SLOTS, Slot};
 use crate::sync::RwLock;
 
 pub use leader::{Leader, LeaderOptions};
+
+/// Before the leader has made a map.
+const LOOKING: &str = "the primary is looking for its secondaries";
 
 /// A shard as the router reaches it.
 pub trait Peer: Service + Member {}
@@ -37,6 +41,8 @@ struct Routes<P> {
     /// For each slot the index of its target.
     by_slot: Vec<u16>,
     targets: Vec<Target<P>>,
+    /// The same, for those who ask.
+    map: Arc<MapView>,
 }
 
 /// Where some slots go.
@@ -49,8 +55,8 @@ enum Target<P> {
 impl<P: Peer> Router<P> {
     /// A router that serves nothing until its leader has made a map.
     pub fn new() -> Arc<Self> {
-        let reason = "the primary is looking for its secondaries".to_owned();
-        let routes = Routes { by_slot: vec![0; usize::from(SLOTS)], targets: vec![Target::Nowhere { reason }] };
+        let targets = vec![Target::Nowhere { reason: LOOKING.to_owned() }];
+        let routes = Routes { by_slot: vec![0; usize::from(SLOTS)], targets, map: Arc::default() };
         Arc::new(Self { routes: RwLock::new(Arc::new(routes)), is_outdated: Notify::new() })
     }
 
@@ -209,6 +215,23 @@ impl<P: Peer> Service for Router<P> {
             }
         }
         replies
+    }
+}
+
+impl<P: Peer> Topology for Router<P> {
+    fn map(&self) -> Arc<MapView> {
+        Arc::clone(&self.routes().map)
+    }
+
+    fn readiness(&self) -> Readiness {
+        let map = Topology::map(self);
+        let served = map.served().len();
+        let outcome = match map.unserved().next() {
+            None if served == usize::from(SLOTS) => Ok(format!("all {SLOTS} are served, under epoch {}", map.epoch)),
+            None => Err(LOOKING.to_owned()),
+            Some(first) => Err(format!("{served} of {SLOTS} are served; {}: {}", first.slots, first.reason)),
+        };
+        Readiness { checks: vec![Check { name: "slots", is_required: true, outcome }] }
     }
 }
 

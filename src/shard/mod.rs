@@ -36,6 +36,7 @@ mod stats;
 mod steward;
 mod tenure;
 mod tickets;
+mod topology;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -69,7 +70,7 @@ use crate::replication::Solo;
 use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
 use crate::slots::Slot;
 use crate::store::{Spill, Store, StoreOptions};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, OnceLock};
 use crate::task::Blocking;
 use crate::tier::SharedTier;
 
@@ -135,6 +136,7 @@ pub struct Shard {
     steward: Arc<Steward>,
     lead: Arc<Mutex<Option<member::Lead>>>,
     started: Instant,
+    address: Arc<OnceLock<String>>,
     stop: CancellationToken,
 }
 
@@ -206,7 +208,8 @@ impl Shard {
             running: tokio::sync::Mutex::default(),
             filter_scan: Mutex::default(),
         });
-        let shard = Self { core, steward, lead: Arc::default(), started: Instant::now(), stop };
+        let shard =
+            Self { core, steward, lead: Arc::default(), started: Instant::now(), address: Arc::default(), stop };
         shard.spawn_tasks();
         if let Some((journal, blocking)) = journal {
             shard.spawn_journal_tasks(&journal, &blocking);

@@ -79,7 +79,7 @@ impl Server {
     }
 
     pub fn start_at<S: Service>(address: SocketAddr, service: S, options: doors::Options) -> Self {
-        Self::start_door(address, Door { service, member: NoMember, options })
+        Self::start_door(address, Door::new(service, NoMember, NoMember, options))
     }
 
     pub fn start_door<S: Service, M: overspill::cluster::Member>(address: SocketAddr, door: Door<S, M>) -> Self {

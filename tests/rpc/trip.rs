@@ -7,7 +7,7 @@ use overspill::cluster::{
     TierId,
 };
 use overspill::command::{Command, Condition, Cursor, Expiry, Explanation, Found, Place, Reply, ShardStats};
-use overspill::doors::{self, Door};
+use overspill::doors::{self, Door, NoMember};
 use overspill::record::{Epoch, JournalId, Lsn, Timestamp, Ttl, VALUE_BYTES_MAX, Value, Version};
 use overspill::service::{BATCH_BYTES_MAX, Batch, Error, Replies, Service};
 use overspill::slots::SlotSet;
@@ -233,7 +233,7 @@ impl Member for CannedMember {
 
 #[tokio::test]
 async fn every_control_call_survives_the_trip() {
-    let door = Door { service: Memory::open(), member: CannedMember, options: doors::Options::default() };
+    let door = Door::new(Memory::open(), CannedMember, NoMember, doors::Options::default());
     let server = Server::start_door("127.0.0.1:0".parse().unwrap(), door);
     let client = server.client();
     let expected = CannedMember::state_of(MemberState::Starting("tier".into()));
