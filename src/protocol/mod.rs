@@ -4,3 +4,4 @@
 //! clusters.
 
 pub mod line;
+pub mod resp;

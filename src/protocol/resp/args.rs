@@ -1,0 +1,126 @@
+//! The arguments of a request: slices of the bytes that it arrived in.
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+/// Arguments whose places need no memory of their own: enough for `SET key value EX 60 NX`.
+const SPANS_INLINE: usize = 6;
+
+/// The arguments of one request, the command's name first.
+///
+/// Looking at an argument costs nothing, [`Args::bytes`] counts a reference.
+///
+/// Both keep alive what the request was read into, which may be much more than the request. What outlives the request
+/// is to be copied out, or else to be nearly all of it.
+#[derive(Clone)]
+pub struct Args {
+    frame: Bytes,
+    spans: Spans,
+}
+
+impl Args {
+    /// `spans` lie within `frame`.
+    pub(super) fn new(frame: Bytes, spans: Spans) -> Self {
+        debug_assert!(spans.iter().all(|span| span.range().end <= frame.len()), "a span is outside of its frame");
+        Self { frame, spans }
+    }
+
+    /// At least 1 in a [`Request`](super::Request).
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        self.frame.get(self.spans.get(index)?.range())
+    }
+
+    /// The argument without a copy; see [`Args`] for what that keeps alive.
+    pub fn bytes(&self, index: usize) -> Option<Bytes> {
+        self.spans.get(index).map(|span| self.frame.slice(span.range()))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.spans.iter().filter_map(|span| self.frame.get(span.range()))
+    }
+
+    /// Every argument as [`Args::bytes`] gives it.
+    pub fn to_vec(&self) -> Vec<Bytes> {
+        self.spans.iter().map(|span| self.frame.slice(span.range())).collect()
+    }
+
+    /// How many bytes the request was on the wire; those of an inline request without quotes and spaces.
+    pub fn frame_bytes(&self) -> usize {
+        self.frame.len()
+    }
+}
+
+/// Only numbers: arguments are the client's data.
+impl fmt::Debug for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Args({} in {} bytes)", self.len(), self.frame_bytes())
+    }
+}
+
+/// Where an argument stands in its frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Span {
+    start: u32,
+    len: u32,
+}
+
+impl Span {
+    /// `None` for what ends beyond 4 GiB.
+    pub(super) fn new(start: usize, len: usize) -> Option<Self> {
+        let span = Self { start: u32::try_from(start).ok()?, len: u32::try_from(len).ok()? };
+        span.start.checked_add(span.len).map(|_| span)
+    }
+
+    pub(super) fn range(self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start + self.len as usize
+    }
+}
+
+/// Spans in order, the first few in place.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Spans {
+    first: [Span; SPANS_INLINE],
+    more: Vec<Span>,
+    len: usize,
+}
+
+impl Spans {
+    pub(super) fn push(&mut self, span: Span) {
+        match self.first.get_mut(self.len) {
+            Some(place) => *place = span,
+            None => self.more.push(span),
+        }
+        self.len += 1;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Memory beyond the value itself: at most 16 bytes a span.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.more.capacity() * size_of::<Span>()
+    }
+
+    fn get(&self, index: usize) -> Option<Span> {
+        if index >= self.len {
+            return None;
+        }
+        self.first.get(index).or_else(|| self.more.get(index - SPANS_INLINE)).copied()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Span> {
+        self.first.iter().take(self.len).chain(&self.more).copied()
+    }
+}
