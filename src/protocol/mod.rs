@@ -4,5 +4,4 @@
 //! clusters.
 
 pub mod line;
-pub mod redis;
 pub mod resp;
