@@ -4,4 +4,5 @@
 //! clusters.
 
 pub mod line;
+pub mod redis;
 pub mod resp;
