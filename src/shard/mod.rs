@@ -61,7 +61,7 @@ use self::steward::Steward;
 pub use self::tenure::Tenure;
 use self::tenure::TenureKeeper;
 use crate::clock::Clock;
-use crate::cluster::Incarnation;
+use crate::cluster::{Incarnation, MapView};
 use crate::command::{Command, Reply, Update};
 use crate::journal::{Journal, Recovered};
 use crate::policy::PolicyKind;
@@ -70,7 +70,7 @@ use crate::replication::Solo;
 use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
 use crate::slots::Slot;
 use crate::store::{Spill, Store, StoreOptions};
-use crate::sync::{Mutex, OnceLock};
+use crate::sync::Mutex;
 use crate::task::Blocking;
 use crate::tier::SharedTier;
 
@@ -136,7 +136,9 @@ pub struct Shard {
     steward: Arc<Steward>,
     lead: Arc<Mutex<Option<member::Lead>>>,
     started: Instant,
-    address: Arc<OnceLock<String>>,
+    address: Arc<topology::Address>,
+    /// What its primary has told it of the map.
+    told: Arc<Mutex<Option<MapView>>>,
     stop: CancellationToken,
 }
 
@@ -208,8 +210,15 @@ impl Shard {
             running: tokio::sync::Mutex::default(),
             filter_scan: Mutex::default(),
         });
-        let shard =
-            Self { core, steward, lead: Arc::default(), started: Instant::now(), address: Arc::default(), stop };
+        let shard = Self {
+            core,
+            steward,
+            lead: Arc::default(),
+            started: Instant::now(),
+            address: Arc::default(),
+            told: Arc::default(),
+            stop,
+        };
         shard.spawn_tasks();
         if let Some((journal, blocking)) = journal {
             shard.spawn_journal_tasks(&journal, &blocking);

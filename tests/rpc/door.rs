@@ -41,13 +41,15 @@ async fn requests_have_the_documented_format() {
 }
 
 #[tokio::test]
-async fn other_protocols_are_told_what_this_port_speaks() {
+async fn other_protocols_are_served_on_the_same_port() {
     let server = start(Options::default());
-    for hello in ["PING\r\n", "GET / HTTP/1.1\r\n\r\n", "*1\r\n$4\r\nPING\r\n"] {
+    for (hello, expected) in
+        [("PING\r\nQUIT\r\n", "+PONG\r\n+OK\r\n"), ("*1\r\n$4\r\nPING\r\nQUIT\r\n", "+PONG\r\n+OK\r\n")]
+    {
         let mut stream = connect(&server).await;
         stream.write_all(hello.as_bytes()).await.unwrap();
         let answer = String::from_utf8(read_out(stream).await).unwrap();
-        assert_eq!(answer, "-ERR this port speaks the Overspill RPC only; use the kv shell\r\n");
+        assert_eq!(answer, expected);
     }
 }
 

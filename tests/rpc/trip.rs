@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use overspill::cluster::{
-    Assignment, ControlError, Fence, FenceToken, Holding, Incarnation, Member, MemberState, MemberStatus, ShardName,
-    TierId,
+    Assignment, ControlError, Fence, FenceToken, Holding, Incarnation, MapView, Member, MemberState, MemberStatus,
+    ShardName, TierId,
 };
 use overspill::command::{Command, Condition, Cursor, Expiry, Explanation, Found, Place, Reply, ShardStats};
 use overspill::doors::{self, Door, NoMember};
@@ -204,7 +204,14 @@ impl CannedMember {
 
     fn state_of(state: MemberState) -> MemberStatus {
         let held = Some(Holding { shard: Self::name(), epoch: Epoch(2), slots: SlotSet::all() });
-        MemberStatus { incarnation: Incarnation(5), tier_id: Some(TierId(6)), is_pure_cache: false, held, state }
+        MemberStatus {
+            incarnation: Incarnation(5),
+            tier_id: Some(TierId(6)),
+            is_pure_cache: false,
+            held,
+            state,
+            announced: None,
+        }
     }
 }
 
@@ -226,6 +233,10 @@ impl Member for CannedMember {
         Ok(expected == Self::fence() && slots == SlotSet::all() && epoch == Epoch(9))
     }
 
+    async fn inform(&self, map: MapView) -> Result<(), ControlError> {
+        Err(ControlError::Refused(map.epoch.to_string()))
+    }
+
     async fn resign(&self, list: Vec<ShardName>) -> Result<(), ControlError> {
         Err(ControlError::OtherList(list.len().to_string()))
     }
@@ -243,5 +254,7 @@ async fn every_control_call_survives_the_trip() {
     assert_eq!(client.assign(assignment).await, Err(ControlError::StaleEpoch(Epoch(4))));
     assert_eq!(client.fences().await, Ok(vec![CannedMember::fence()]));
     assert_eq!(client.retire(CannedMember::fence(), SlotSet::all(), Epoch(9)).await, Ok(true));
+    let map = MapView { epoch: Epoch(9), ..MapView::default() };
+    assert_eq!(client.inform(map).await, Err(ControlError::Refused("9".into())));
     assert_eq!(client.resign(Vec::new()).await, Err(ControlError::OtherList("0".into())));
 }
