@@ -60,8 +60,8 @@ async fn a_client_of_another_version_is_told_both() {
     frames.send(frame(b"OVSP\0\x07\0\0")).await.unwrap();
     let answer = frames.next().await.unwrap().unwrap();
     let text = String::from_utf8_lossy(&answer[8..]);
-    assert_eq!(answer[..8], *b"OVSP\x01\x02\0\x02");
-    assert!(text.contains("version 2") && text.contains("version 7"), "{text}");
+    assert_eq!(answer[..8], *b"OVSP\x01\x03\0\x02");
+    assert!(text.contains("version 3") && text.contains("version 7"), "{text}");
     assert!(within("close", frames.next()).await.is_none());
 }
 
