@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod mutants;
+pub mod secret;
 mod sync;
 pub mod task;
 // Layer 1: what is stored.

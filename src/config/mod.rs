@@ -2,6 +2,7 @@
 //!
 //! A flag beats the environment, which beats the default. Secrets come by environment or file only.
 
+mod access;
 mod address;
 mod kv;
 mod log;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
+pub use access::AccessArgs;
 pub use address::{HostPort, TierAddress};
 pub use kv::{KvArgs, Target};
 pub use log::{LogArgs, LogFormat};

@@ -47,6 +47,8 @@ pub struct Options {
     /// Where it listens, told to clients.
     pub port: u16,
     pub access: Access,
+    /// May be reached from elsewhere although it asks for no password.
+    pub is_insecure: bool,
     pub connections_max: usize,
     /// How long a new connection may be silent.
     pub sniff_timeout: Duration,
@@ -68,6 +70,7 @@ impl Default for Options {
             role: Role::Secondary,
             port: 0,
             access: Access::default(),
+            is_insecure: false,
             connections_max: 10_000,
             sniff_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),

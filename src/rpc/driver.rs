@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::rpc::client::Options;
 use crate::rpc::codec::{as_millis, client_transport};
 use crate::rpc::frames::{Frames, STALL_MAX};
-use crate::rpc::hello::{self, HELLO_BYTES_MAX, HelloError};
+use crate::rpc::hello::{self, HELLO_BYTES_MAX, HelloError, Me};
 use crate::rpc::queue::{Call, Job};
 use crate::rpc::wire::NodeClient;
 use crate::service::Replies;
@@ -41,8 +41,11 @@ pub enum State {
     Up(NodeClient),
     /// No, and why.
     Down(Arc<str>),
+    /// No, and the next attempts will hardly end otherwise: the other side is there, and they don't fit.
+    Refused(Arc<str>),
 }
 
+/// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
     #[error("{}", io_reason(.0))]
@@ -51,6 +54,15 @@ enum ConnectError {
     Timeout(Duration),
     #[error(transparent)]
     Hello(#[from] HelloError),
+}
+
+impl ConnectError {
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Hello(error) => error.is_final(),
+            Self::Io(_) | Self::Timeout(_) => false,
+        }
+    }
 }
 
 /// Without the operating system's number, if it is a known kind.
@@ -107,6 +119,7 @@ impl Driver {
     pub async fn run(mut self) {
         let mut backoff = self.backoff();
         let mut down: Option<Arc<str>> = None;
+        let mut told = String::new();
         loop {
             let (address, options) = (Arc::clone(&self.address), self.options.clone());
             let connected = tokio::select! {
@@ -114,13 +127,14 @@ impl Driver {
                 () = self.meanwhile(down.as_deref()) => break,
                 connected = connect(&address, &options) => connected,
             };
+            let mut is_final = false;
             let reason = match connected {
                 Ok(frames) => {
                     let since = Instant::now();
                     tracing::info!(peer = %self.address, "connected");
                     let End::Lost(reason) = self.serve(frames).await else { break };
                     tracing::warn!(peer = %self.address, reason, "connection lost");
-                    down = None;
+                    (down, told) = (None, String::new());
                     if since.elapsed() >= GOOD_AFTER {
                         backoff = self.backoff();
                         self.state.send_replace(State::Connecting);
@@ -130,14 +144,16 @@ impl Driver {
                 }
                 Err(error) => {
                     let reason = error.to_string();
+                    is_final = error.is_final();
                     // Told once, not for every attempt.
-                    if down.is_none() {
+                    if told != reason {
                         tracing::warn!(peer = %self.address, reason, "not connected");
+                        told.clone_from(&reason);
                     }
                     reason
                 }
             };
-            down = Some(self.go_down(&reason));
+            down = Some(self.go_down(&reason, is_final));
             let delay = backoff.next().unwrap_or(self.options.backoff_max);
             tokio::select! {
                 biased;
@@ -172,9 +188,11 @@ impl Driver {
     }
 
     /// Refuses what waits, and says why to all that comes until there is a connection.
-    fn go_down(&mut self, reason: &str) -> Arc<str> {
-        let reason: Arc<str> = format!("{}: {reason}; retrying", self.address).into();
-        self.state.send_replace(State::Down(Arc::clone(&reason)));
+    fn go_down(&mut self, reason: &str, is_final: bool) -> Arc<str> {
+        let retrying = if is_final { "" } else { "; retrying" };
+        let reason: Arc<str> = format!("{}: {reason}{retrying}", self.address).into();
+        let shared = Arc::clone(&reason);
+        self.state.send_replace(if is_final { State::Refused(shared) } else { State::Down(shared) });
         for job in self.queue.drain(..) {
             job.fail(&reason);
         }
@@ -306,7 +324,8 @@ async fn connect(address: &str, options: &Options) -> Result<Frames<TcpStream>, 
     let stream = connected.map_err(|_| ConnectError::Timeout(options.connect_timeout))??;
     stream.set_nodelay(true)?;
     let mut frames = Frames::new(stream, HELLO_BYTES_MAX, STALL_MAX);
-    hello::offer(&mut frames, options.role, options.hello_timeout).await?;
+    let me = Me { role: options.role, secret: options.secret.clone() };
+    hello::offer(&mut frames, me, options.hello_timeout).await?;
     Ok(frames)
 }
 
