@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod mutants;
+pub mod net;
 pub mod secret;
 mod sync;
 pub mod task;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 
-use super::{HostPort, LogArgs, LogFormat, Tool, access};
+use super::{ClientTlsArgs, HostPort, LogArgs, LogFormat, Tool, access};
 use crate::journal::{self, Fsync};
 use crate::node::LocalOptions;
 use crate::policy::PolicyKind;
@@ -57,6 +57,9 @@ pub struct KvArgs {
     /// Of the cluster that it starts inside itself: most bytes in the memory of each secondary
     #[arg(long, env = "KV_MAX_MEMORY", default_value = "256MiB", value_parser = super::size::memory, value_name = "SIZE")]
     max_memory: usize,
+
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 
     /// What to log: error, warn, info, debug or trace
     #[arg(long, global = true, env = "KV_LOG", default_value = "error", value_name = "FILTER")]
@@ -124,9 +127,9 @@ impl KvArgs {
     /// How to talk to a node.
     ///
     /// # Errors
-    /// If there is something wrong with the password.
+    /// If there is something wrong with the password or the certificates.
     pub fn client(&self) -> anyhow::Result<rpc::Options> {
-        Ok(rpc::Options { secret: access::secret()?, ..rpc::Options::default() })
+        Ok(rpc::Options { secret: access::secret()?, tls: self.tls.load()?, ..rpc::Options::default() })
     }
 
     pub fn history_file(&self) -> Option<PathBuf> {

@@ -9,6 +9,7 @@ mod log;
 mod primary;
 mod secondary;
 mod size;
+mod tls;
 mod tools;
 
 use std::ffi::OsString;
@@ -23,6 +24,7 @@ pub use kv::{KvArgs, Target};
 pub use log::{LogArgs, LogFormat};
 pub use primary::PrimaryArgs;
 pub use secondary::SecondaryArgs;
+pub use tls::{ClientTlsArgs, TlsArgs};
 pub use tools::{CheckArgs, ExportArgs, ImportArgs, Tool};
 
 /// The exit code of a wrong command line.

@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use clap::Parser;
 
-use super::{AccessArgs, HostPort, LogArgs, access};
+use super::{AccessArgs, HostPort, LogArgs, TlsArgs, access};
 use crate::cluster::ShardName;
 use crate::doors::{self, Access};
 use crate::node::PrimaryOptions;
@@ -44,6 +44,9 @@ pub struct PrimaryArgs {
     pub access: AccessArgs,
 
     #[command(flatten)]
+    pub tls: TlsArgs,
+
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -53,6 +56,11 @@ impl PrimaryArgs {
     /// # Errors
     /// If a name can't be resolved, or stands there twice.
     pub async fn into_options(self) -> anyhow::Result<PrimaryOptions> {
+        let tls = self.tls.load()?;
+        ensure!(
+            tls.as_ref().is_none_or(|tls| tls.certificates.client().is_some()),
+            "--tls-cert needs --tls-ca: the primary speaks TLS with its secondaries and knows them by it"
+        );
         let mut secondaries = Vec::new();
         for (i, secondary) in self.secondaries.iter().enumerate() {
             ensure!(
@@ -71,6 +79,7 @@ impl PrimaryArgs {
             door: doors::Options {
                 access: Access::new(access::secret()?),
                 is_insecure: self.access.insecure_no_auth,
+                tls,
                 connections_max: self.max_connections,
                 ..doors::Options::default()
             },

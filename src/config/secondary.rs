@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 use tracing::info;
 
 use super::address::Credentials;
-use super::{AccessArgs, HostPort, LogArgs, TierAddress, access, size};
+use super::{AccessArgs, HostPort, LogArgs, TierAddress, TlsArgs, access, size};
 use crate::doors::{self, Access};
 use crate::journal::{self, Fsync};
 use crate::node::{JournalOptions, SecondaryOptions, TierChoice};
@@ -108,6 +108,9 @@ pub struct SecondaryArgs {
     pub access: AccessArgs,
 
     #[command(flatten)]
+    pub tls: TlsArgs,
+
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -176,6 +179,7 @@ impl SecondaryArgs {
             door: doors::Options {
                 access: Access::new(access::secret()?),
                 is_insecure: self.access.insecure_no_auth,
+                tls: self.tls.load()?,
                 connections_max: self.max_connections,
                 ..doors::Options::default()
             },

@@ -7,10 +7,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use tokio::time::Instant;
 
+use super::seldom::Seldom;
 use crate::secret::Secret;
-use crate::sync::Mutex;
 
 /// Longest `Authorization` that is looked at.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
@@ -29,18 +28,12 @@ pub struct Access(Option<Arc<Guard>>);
 
 struct Guard {
     secret: Secret,
-    refused: Mutex<Refused>,
-}
-
-#[derive(Default)]
-struct Refused {
-    told_at: Option<Instant>,
-    since: u64,
+    refused: Seldom,
 }
 
 impl Access {
     pub fn new(secret: Option<Secret>) -> Self {
-        Self(secret.map(|secret| Arc::new(Guard { secret, refused: Mutex::default() })))
+        Self(secret.map(|secret| Arc::new(Guard { secret, refused: Seldom::new(WARN_EVERY) })))
     }
 
     pub fn with_password(password: impl AsRef<[u8]>) -> Self {
@@ -90,14 +83,7 @@ impl Access {
     /// Tells the operator, now and then, that `peer` did not know the password at a `door`.
     pub fn note_refused(&self, peer: SocketAddr, door: &'static str) {
         let Some(guard) = &self.0 else { return };
-        let mut refused = guard.refused.lock();
-        refused.since += 1;
-        if refused.told_at.is_some_and(|at| at.elapsed() < WARN_EVERY) {
-            return;
-        }
-        refused.told_at = Some(Instant::now());
-        let attempts = std::mem::take(&mut refused.since);
-        drop(refused);
+        let Some(attempts) = guard.refused.count() else { return };
         tracing::warn!(%peer, door, attempts, "wrong password");
     }
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use tokio::net::{TcpListener, lookup_host};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{error, info};
 
 use crate::doors;
 use crate::tier::SharedTier;
@@ -81,6 +81,31 @@ impl StopSignals {
             _ = self.interrupt.recv() => "SIGINT",
         };
         info!(signal = name, "stopping");
+    }
+}
+
+/// SIGHUP, which has a node read its certificates again. Made before the node starts, so that none ends it.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// # Errors
+    /// If signals can't be listened for.
+    pub fn listen() -> anyhow::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup()).context("can't listen for SIGHUP")?))
+    }
+
+    /// Starts to read them again on each, as long as the process lives.
+    pub fn reload(mut self, tls: Option<doors::Tls>) {
+        tokio::spawn(async move {
+            while self.0.recv().await.is_some() {
+                match tls.as_ref().map(|tls| tls.certificates.reload()) {
+                    None => info!("SIGHUP: there are no certificates to read again"),
+                    Some(Ok(())) => info!("SIGHUP: new connections take the certificates that were read again"),
+                    Some(Err(reason)) => error!(%reason, "SIGHUP: the certificates stay as they were"),
+                }
+            }
+        });
     }
 }
 

@@ -53,7 +53,8 @@ impl Primary {
         };
         let reach = address_of.clone();
         let secret = options.door.access.secret().cloned();
-        let to_secondaries = ClientOptions { role: Role::Primary, secret, ..ClientOptions::default() };
+        let tls = options.door.tls.as_ref().and_then(|tls| tls.certificates.client()).cloned();
+        let to_secondaries = ClientOptions { role: Role::Primary, secret, tls, ..ClientOptions::default() };
         let connect = move |name: &ShardName| Client::spawn(reach(name), to_secondaries.clone());
         let stop = CancellationToken::new();
         let router = Router::new();

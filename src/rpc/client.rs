@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Assignment, ControlError, Fence, Member, MemberStatus, ShardName};
 use crate::command::Command;
+use crate::net::ClientTls;
 use crate::record::Epoch;
 use crate::rpc::driver::{Driver, State};
 use crate::rpc::hello::Role;
@@ -35,6 +36,8 @@ pub struct Options {
     pub role: Role,
     /// The password that the other side asks for, and must know itself.
     pub secret: Option<Secret>,
+    /// How to encrypt; without it, nothing is.
+    pub tls: Option<ClientTls>,
     /// Most calls on their way; what comes meanwhile waits and travels together.
     pub calls_in_flight_max: usize,
     /// Most bytes of commands that wait or are on their way. Beyond it, callers wait until their timeout.
@@ -56,6 +59,7 @@ impl Default for Options {
         Self {
             role: Role::Client,
             secret: None,
+            tls: None,
             calls_in_flight_max: 4,
             queue_bytes_max: 64 * 1024 * 1024,
             connect_timeout: Duration::from_secs(1),

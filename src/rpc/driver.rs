@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::net::{ClientStream, is_refusal, reason};
 use crate::rpc::client::Options;
 use crate::rpc::codec::{as_millis, client_transport};
 use crate::rpc::frames::{Frames, STALL_MAX};
@@ -48,10 +49,12 @@ pub enum State {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
-    #[error("{}", io_reason(.0))]
+    #[error("{}", reason(.0))]
     Io(#[from] io::Error),
     #[error("no connection within {0:?}")]
     Timeout(Duration),
+    #[error("no answer to the TLS handshake within {0:?}")]
+    Handshake(Duration),
     #[error(transparent)]
     Hello(#[from] HelloError),
 }
@@ -60,14 +63,10 @@ impl ConnectError {
     fn is_final(&self) -> bool {
         match self {
             Self::Hello(error) => error.is_final(),
-            Self::Io(_) | Self::Timeout(_) => false,
+            Self::Io(error) => is_refusal(error),
+            Self::Timeout(_) | Self::Handshake(_) => false,
         }
     }
-}
-
-/// Without the operating system's number, if it is a known kind.
-fn io_reason(error: &io::Error) -> String {
-    if error.raw_os_error().is_some() { error.kind().to_string() } else { error.to_string() }
 }
 
 /// Why a call failed.
@@ -212,7 +211,7 @@ impl Driver {
     }
 
     /// Sends calls and gives answers back until the connection ends.
-    async fn serve(&mut self, frames: Frames<TcpStream>) -> End {
+    async fn serve(&mut self, frames: Frames<ClientStream>) -> End {
         let mut config = client::Config::default();
         config.max_in_flight_requests = TARPC_CALLS_MAX;
         config.pending_request_buffer = TARPC_CALLS_MAX;
@@ -319,13 +318,25 @@ async fn run(node: NodeClient, call: Call, now: Instant) -> Done {
 }
 
 /// A connection on which hellos were exchanged.
-async fn connect(address: &str, options: &Options) -> Result<Frames<TcpStream>, ConnectError> {
+async fn connect(address: &str, options: &Options) -> Result<Frames<ClientStream>, ConnectError> {
     let connected = timeout(options.connect_timeout, TcpStream::connect(address)).await;
     let stream = connected.map_err(|_| ConnectError::Timeout(options.connect_timeout))??;
     stream.set_nodelay(true)?;
+    let stream = match &options.tls {
+        None => ClientStream::Left(stream),
+        Some(tls) => {
+            let shaken = timeout(options.hello_timeout, tls.connect(address, stream)).await;
+            ClientStream::Right(Box::new(shaken.map_err(|_| ConnectError::Handshake(options.hello_timeout))??))
+        }
+    };
     let mut frames = Frames::new(stream, HELLO_BYTES_MAX, STALL_MAX);
     let me = Me { role: options.role, secret: options.secret.clone() };
-    hello::offer(&mut frames, me, options.hello_timeout).await?;
+    match hello::offer(&mut frames, me, options.hello_timeout).await {
+        Ok(_) => {}
+        // What the other side thinks of our certificate is told after the handshake.
+        Err(HelloError::Io(error)) => return Err(error.into()),
+        Err(error) => return Err(error.into()),
+    }
     Ok(frames)
 }
 

@@ -4,10 +4,12 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use crate::net;
 use crate::rpc::frames::{Frames, frame};
 use crate::secret::{NONCE_BYTES, Secret, nonce};
 
@@ -160,7 +162,9 @@ fn check(hello: &[u8]) -> Result<Said, HelloError> {
 async fn receive<S: AsyncRead + Unpin>(frames: &mut Frames<S>) -> Result<Said, HelloError> {
     match frames.next().await {
         Some(Ok(hello)) => check(&hello),
-        Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Err(HelloError::NotOverspill),
+        Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData && !net::is_refusal(&error) => {
+            Err(HelloError::NotOverspill)
+        }
         Some(Err(error)) => Err(error.into()),
         None => Err(HelloError::Closed),
     }
@@ -288,6 +292,11 @@ where
     }
     frames.send(frame(&encode(Kind::Hello, me.role, &secret.prove(&exchange.of_server())))).await?;
     Ok(said.role)
+}
+
+/// What a node says that can't even listen to a hello, as a frame.
+pub fn refusal(role: Role, reason: &str) -> Bytes {
+    frame(&encode(Kind::Refused, role, reason.as_bytes()))
 }
 
 /// What a peer that is refused is told; nothing if it is not there any more.

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use crate::process::{Process, run_in};
 use crate::redis::Redis;
-use crate::{eventually, free_port};
+use crate::{eventually, free_port, said};
 
 const PASSWORD: (&str, &str) = ("KV_PASSWORD", "correct horse");
 
@@ -18,11 +18,6 @@ fn primary(port: u16, secondary: u16, env: &[(&str, &str)]) -> Process {
 
 fn kv(port: u16, words: &[&str], env: &[(&str, &str)]) -> Output {
     run_in("kv", &[&["127.0.0.1", &port.to_string()], words].concat(), "", env)
-}
-
-fn said(output: &Output) -> (i32, String) {
-    let text = [&output.stdout[..], &output.stderr].concat();
-    (output.status.code().unwrap(), String::from_utf8_lossy(&text).trim().to_owned())
 }
 
 /// Until the primary serves its one shard.
