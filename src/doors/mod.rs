@@ -21,14 +21,18 @@ use crate::slots::SlotSet;
 use crate::task::Tasks;
 
 mod access;
+mod open;
 mod prefixed;
 pub mod resp;
 pub mod rpc;
+mod seldom;
 mod sniff;
 
-use self::sniff::{Protocol, sniff};
+use self::open::open;
+use self::sniff::Protocol;
 
 pub use self::access::Access;
+pub use self::open::{Incoming, Tls};
 pub use self::prefixed::Prefixed;
 
 /// After an error of `accept` (too many open files, mostly), how long to leave those who wait waiting.
@@ -47,9 +51,14 @@ pub struct Options {
     /// Where it listens, told to clients.
     pub port: u16,
     pub access: Access,
+    /// May be reached from elsewhere although it asks for no password.
+    pub is_insecure: bool,
+    pub tls: Option<Tls>,
     pub connections_max: usize,
     /// How long a new connection may be silent.
     pub sniff_timeout: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     pub hello_timeout: Duration,
     /// Of one RPC connection: requests that are read and not answered, and their bytes. Beyond it nothing is read.
     pub requests_max: usize,
@@ -68,8 +77,11 @@ impl Default for Options {
             role: Role::Secondary,
             port: 0,
             access: Access::default(),
+            is_insecure: false,
+            tls: None,
             connections_max: 10_000,
             sniff_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),
             requests_max: 32,
             requests_bytes_max: 16 * 1024 * 1024,
@@ -176,13 +188,12 @@ where
     S: Service,
     M: Member,
 {
-    stream.set_nodelay(true)?;
-    let sniffed = tokio::select! {
+    let opened = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
-        sniffed = timeout(door.options.sniff_timeout, sniff(stream)) => sniffed,
+        opened = Box::pin(open(stream, peer, &door.options)) => opened?,
     };
-    match sniffed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
+    match opened {
         Some((Protocol::Rpc, stream)) => Ok(Box::pin(rpc::serve(stream, peer, door, budget, shutdown)).await?),
         Some((Protocol::Resp | Protocol::Inline, stream)) => {
             Ok(Box::pin(resp::serve(stream, peer, door, budget, shutdown)).await?)

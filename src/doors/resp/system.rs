@@ -133,6 +133,7 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             return Err(Refusal::err(reason));
         }
         if !self.door.access.admits(user, password) {
+            self.door.access.note_refused(self.client.client.peer, "resp");
             return Err(Refusal("WRONGPASS invalid username-password pair or user is disabled.".to_owned()));
         }
         self.session.is_authenticated = true;
