@@ -26,6 +26,12 @@ pub struct Limits {
     pub line_bytes_max: usize,
 }
 
+impl Limits {
+    /// For clients that may only authenticate themselves yet; as in Redis.
+    pub const STRANGER: Self =
+        Self { args_max: 10, arg_bytes_max: 16 * 1024, request_bytes_max: 64 * 1024, line_bytes_max: LINE_BYTES_MAX };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -113,6 +119,11 @@ enum Stage {
 impl Parser {
     pub fn new(limits: Limits) -> Self {
         Self { limits, stage: Stage::Start, at: 0, searched: 0, spans: Spans::default(), held_bytes: 0 }
+    }
+
+    /// Other limits from the next request on. Between requests only.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// The next request, or `None` until more bytes are appended to `buffer`. What is no request and no error, such as
