@@ -5,6 +5,7 @@
 
 mod abuse;
 mod clients;
+mod cluster;
 mod deaf;
 mod differential;
 mod document;
