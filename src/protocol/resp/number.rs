@@ -158,7 +158,7 @@ mod tests {
             let n = n >> shift;
             let mut buffer = BytesMut::new();
             put_number_line(&mut buffer, b':', n < 0, n.unsigned_abs());
-            prop_assert_eq!(&buffer[..], format!(":{n}\r\n").as_bytes());
+            prop_assert_eq!(buffer.to_vec(), format!(":{n}\r\n").into_bytes());
             prop_assert_eq!(parse_integer(&buffer[1..buffer.len() - 2]), Some(n));
         }
 
