@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
+use super::backlog::Backlog;
 use super::counters::Counters;
 use super::evaluate::{Answer, Outcome, evaluate, evaluate_many, is_blind, keys_of, value_bytes};
 use super::latches::Latches;
@@ -50,6 +51,7 @@ pub(super) struct Core {
     /// Those who wait until the tier has a version.
     pub clean_waits: Tickets<()>,
     pub counters: Counters,
+    pub backlog: Backlog,
     serving: RwLock<Arc<Serving>>,
     tier_is_up: AtomicBool,
     /// See [`Core::check_rows`].
@@ -112,6 +114,7 @@ impl Core {
             progress: Notify::new(),
             clean_waits: Tickets::new(),
             counters: Counters::default(),
+            backlog: Backlog::default(),
             serving: RwLock::new(Arc::new(Serving::new(
                 None,
                 Epoch::default(),

@@ -13,3 +13,4 @@ mod rig;
 mod scans;
 mod spills;
 mod stops;
+mod topology;

@@ -31,8 +31,15 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keyspace {
     /// A page of keys. `has_type` is false if keys of another type than strings are asked for.
-    Scan { cursor: u64, pattern: Option<bytes::Bytes>, count: u32, has_type: bool },
-    Keys { pattern: bytes::Bytes },
+    Scan {
+        cursor: u64,
+        pattern: Option<bytes::Bytes>,
+        count: u32,
+        has_type: bool,
+    },
+    Keys {
+        pattern: bytes::Bytes,
+    },
     RandomKey,
     Flush,
 }

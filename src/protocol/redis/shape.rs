@@ -14,7 +14,10 @@ pub enum Shape {
     Number,
     Count,
     Length,
-    Range { start: i64, end: i64 },
+    Range {
+        start: i64,
+        end: i64,
+    },
     Type,
     TtlSeconds,
     TtlMillis,
@@ -27,10 +30,16 @@ pub enum Shape {
     ReferenceCount,
     IdleTime,
     MemoryUsage,
-    Values { count: usize },
-    AllStored { count: usize },
+    Values {
+        count: usize,
+    },
+    AllStored {
+        count: usize,
+    },
     /// How many were done.
-    Sum { count: usize },
+    Sum {
+        count: usize,
+    },
 }
 
 impl Shape {

@@ -16,7 +16,10 @@ pub enum System {
     Echo(Bytes),
     Quit,
     Reset,
-    Auth { user: Option<Bytes>, password: Bytes },
+    Auth {
+        user: Option<Bytes>,
+        password: Bytes,
+    },
     Hello(Hello),
     /// There is nothing to do.
     Ok,
@@ -33,7 +36,10 @@ pub enum System {
     ClientList,
     ClientGetName,
     ClientSetName(Bytes),
-    ClientSetInfo { is_version: bool, value: Bytes },
+    ClientSetInfo {
+        is_version: bool,
+        value: Bytes,
+    },
     ClientReply(ClientReply),
     CommandCount,
     CommandList,
@@ -268,7 +274,9 @@ pub(super) fn memory(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Transla
             batch.push(Command::Explain { key: words.key()? });
             Ok(Action::Data(Shape::MemoryUsage))
         }
-        "doctor" => system(System::Text("Ask /metrics: memory used and its bound are kv_memory_bytes and kv_memory_bytes_max.")),
+        "doctor" => {
+            system(System::Text("Ask /metrics: memory used and its bound are kv_memory_bytes and kv_memory_bytes_max."))
+        }
         _ => system(System::Ok),
     }
 }
@@ -318,7 +326,9 @@ fn slot(words: &mut Words<'_>) -> Result<Slot, Refusal> {
 pub(super) fn refused(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
     let name = words.name().to_ascii_uppercase();
     let why = match words.name() {
-        "multi" | "exec" | "discard" | "watch" | "unwatch" => "each command is atomic for its keys; there are no transactions yet",
+        "multi" | "exec" | "discard" | "watch" | "unwatch" => {
+            "each command is atomic for its keys; there are no transactions yet"
+        }
         "eval" | "evalsha" | "fcall" | "script" | "function" => "there is no scripting",
         "subscribe" | "unsubscribe" | "psubscribe" | "punsubscribe" | "ssubscribe" | "sunsubscribe" | "publish"
         | "spublish" | "pubsub" | "monitor" => "there are no channels",
