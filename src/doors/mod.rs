@@ -20,12 +20,15 @@ use crate::service::Service;
 use crate::slots::SlotSet;
 use crate::task::Tasks;
 
+mod access;
 mod prefixed;
+pub mod resp;
 pub mod rpc;
 mod sniff;
 
 use self::sniff::{Protocol, sniff};
 
+pub use self::access::Access;
 pub use self::prefixed::Prefixed;
 
 /// After an error of `accept` (too many open files, mostly), how long to leave those who wait waiting.
@@ -41,6 +44,9 @@ const FAREWELL_BYTES: usize = 64 * 1024;
 pub struct Options {
     /// What this node is, told to other nodes.
     pub role: Role,
+    /// Where it listens, told to clients.
+    pub port: u16,
+    pub access: Access,
     pub connections_max: usize,
     /// How long a new connection may be silent.
     pub sniff_timeout: Duration,
@@ -60,6 +66,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             role: Role::Secondary,
+            port: 0,
+            access: Access::default(),
             connections_max: 10_000,
             sniff_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),
@@ -78,12 +86,15 @@ pub struct Door<S, M = NoMember> {
     pub member: M,
     /// Who serves what, and whether this node is fit to be asked.
     pub topology: Arc<dyn Topology>,
+    pub access: Access,
+    pub redis: resp::Node,
     pub options: Options,
 }
 
 impl<S, M> Door<S, M> {
     pub fn new(service: S, member: M, topology: impl Topology, options: Options) -> Self {
-        Self { service, member, topology: Arc::new(topology), options }
+        let (topology, access) = (Arc::new(topology), options.access.clone());
+        Self { service, member, topology, access, redis: resp::Node::default(), options }
     }
 }
 
@@ -143,13 +154,24 @@ fn warn_seldom(warned: &mut Option<Instant>, warn: impl FnOnce()) {
     }
 }
 
+/// Why a connection ended before its time.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Rpc(#[from] rpc::ConnectionError),
+    #[error(transparent)]
+    Resp(#[from] resp::ConnectionError),
+}
+
 async fn connection<S, M>(
     stream: TcpStream,
     peer: SocketAddr,
     door: Arc<Door<S, M>>,
     budget: Arc<Budget>,
     shutdown: CancellationToken,
-) -> Result<(), rpc::ConnectionError>
+) -> Result<(), ConnectionError>
 where
     S: Service,
     M: Member,
@@ -161,9 +183,12 @@ where
         sniffed = timeout(door.options.sniff_timeout, sniff(stream)) => sniffed,
     };
     match sniffed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
-        Some((Protocol::Rpc, stream)) => rpc::serve(stream, peer, door, budget, shutdown).await,
-        Some((Protocol::Http | Protocol::Resp | Protocol::Inline | Protocol::Tls, stream)) => {
-            farewell(stream, b"-ERR this port speaks the Overspill RPC only; use the kv shell\r\n").await;
+        Some((Protocol::Rpc, stream)) => Ok(Box::pin(rpc::serve(stream, peer, door, budget, shutdown)).await?),
+        Some((Protocol::Resp | Protocol::Inline, stream)) => {
+            Ok(Box::pin(resp::serve(stream, peer, door, budget, shutdown)).await?)
+        }
+        Some((Protocol::Http | Protocol::Tls, stream)) => {
+            farewell(stream, b"-ERR this protocol is not spoken here\r\n").await;
             Ok(())
         }
         None => Ok(()),

@@ -60,7 +60,7 @@ impl Primary {
         let leader = LeaderOptions { list, accept_loss: options.accept_loss };
         let leader = Leader::new(leader, Arc::clone(&router), connect).with_addresses(address_of);
         let leader = tokio::spawn(leader.run(stop.clone()));
-        let door_options = doors::Options { role: Role::Primary, ..options.door };
+        let door_options = doors::Options { role: Role::Primary, port: address.port(), ..options.door };
         let door = Door::new(Arc::clone(&router), NoMember, Arc::clone(&router), door_options);
         let door = tokio::spawn(doors::serve(listener, Arc::new(door), stop.clone()));
         Ok(Self { address, router, leader, door, stop })

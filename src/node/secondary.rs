@@ -73,7 +73,7 @@ impl Secondary {
         info!(%address, tier = described, capacity, %policy, write = ?write_mode, "secondary listens");
         let stop = CancellationToken::new();
         shard.listens_at(address.to_string());
-        let door_options = doors::Options { role: Role::Secondary, ..options.door };
+        let door_options = doors::Options { role: Role::Secondary, port: address.port(), ..options.door };
         let door = Door::new(shard.clone(), shard.clone(), shard.clone(), door_options);
         let door = tokio::spawn(doors::serve(listener, Arc::new(door), stop.clone()));
         Ok(Self { address, shard, door, stop })

@@ -1,13 +1,11 @@
-//! The commands of pipelined requests, asked together, and what to make of each reply.
+//! The commands of pipelined requests, which are asked together.
 
 use std::collections::VecDeque;
 
 use crate::command::Command;
 use crate::protocol::redis::Shape;
 use crate::record::Key;
-use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Batch, Error, Replies, Service};
-
-use super::TIMEOUT;
+use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
 
 /// What waits to be asked.
 #[derive(Debug, Default)]
@@ -63,31 +61,20 @@ impl Pending {
     }
 }
 
-/// A key that a command was about.
+/// What a command was about.
 pub(super) struct Target {
     pub key: Option<Key>,
     is_write: bool,
 }
 
-/// Asks commands, and once more for those reads whose answers were too large to come with the others.
-pub(super) async fn ask<S: Service>(service: &S, commands: Vec<Command>) -> (Vec<Target>, Replies) {
-    let target = |command: &Command| Target { key: command.key().cloned(), is_write: command.is_write() };
-    let targets: Vec<Target> = commands.iter().map(target).collect();
-    let mut replies = service.execute(Batch { commands, epoch: None, timeout: TIMEOUT }).await;
-    for at in 0..replies.len() {
-        if !matches!(replies.get(at), Some(Err(Error::ReplyTooLarge))) {
-            continue;
-        }
-        let Some((target, later)) = targets.get(at..).and_then(<[_]>::split_first) else { continue };
-        // A write, or a read that would see a later write.
-        if target.is_write || later.iter().any(|other| other.is_write && other.key == target.key) {
-            continue;
-        }
-        let Some(key) = target.key.clone() else { continue };
-        let batch = Batch { commands: vec![Command::Get { key }], epoch: None, timeout: TIMEOUT };
-        if let (Some(place), Some(reply)) = (replies.get_mut(at), service.execute(batch).await.pop()) {
-            *place = reply;
-        }
+pub(super) fn targets(commands: &[Command]) -> impl Iterator<Item = Target> {
+    commands.iter().map(|command| Target { key: command.key().cloned(), is_write: command.is_write() })
+}
+
+/// Whether a command that was not done may not be done now: it is a write, or a read that would see a later write.
+pub(super) fn is_overtaken(asked: &[Target], at: usize) -> bool {
+    match asked.get(at..).and_then(<[_]>::split_first) {
+        Some((target, later)) => target.is_write || later.iter().any(|other| other.is_write && other.key == target.key),
+        None => true,
     }
-    (targets, replies)
 }

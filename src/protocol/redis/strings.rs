@@ -146,7 +146,7 @@ pub(super) fn msetnx(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Transla
 }
 
 fn pairs(words: &mut Words<'_>) -> Result<Vec<(Key, Value)>, Refusal> {
-    if words.len() % 2 != 0 {
+    if !words.len().is_multiple_of(2) {
         return Err(Refusal::arity(words.name()));
     }
     let mut pairs = Vec::new();

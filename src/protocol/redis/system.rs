@@ -109,7 +109,7 @@ pub(super) fn select(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated 
 pub(super) fn auth(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
     let first = words.next()?;
     let auth = match words.option() {
-        Some(password) => System::Auth { user: Some(first), password: password },
+        Some(password) => System::Auth { user: Some(first), password },
         None => System::Auth { user: None, password: first },
     };
     if words.is_empty() { system(auth) } else { Err(Refusal::syntax()) }

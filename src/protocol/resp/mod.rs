@@ -16,7 +16,6 @@ mod parse;
 
 pub use args::Args;
 pub use encode::{Encoder, Proto};
-pub use number::parse_integer;
 pub use output::{CHUNK_BYTES_MIN, Output};
 pub use parse::{LINE_BYTES_MAX, Limits, Parser, ProtocolError, READ_BYTES_MAX, Request};
 

@@ -5,23 +5,6 @@ use bytes::BytesMut;
 /// Doubles below this are written as integers if they are some, as in Redis: `LLONG_MAX / 2`.
 const INTEGRAL_DOUBLE_MAX: f64 = (i64::MAX / 2) as f64;
 
-/// An integer in the one spelling that Redis takes (`string2ll`): no `+`, no `-0`, no leading zeros, no spaces.
-pub fn parse_integer(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text {
-        [b'0'] => return Some(0),
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    if !matches!(digits, [b'1'..=b'9', ..]) {
-        return None;
-    }
-    digits.iter().try_fold(0i64, |n, &byte| {
-        let digit = i64::from(byte.is_ascii_digit().then(|| byte - b'0')?);
-        let tens = n.checked_mul(10)?;
-        if negative { tens.checked_sub(digit) } else { tens.checked_add(digit) }
-    })
-}
-
 /// Appends `prefix`, the number and a line end.
 pub(super) fn put_number_line(buffer: &mut BytesMut, prefix: u8, negative: bool, magnitude: u64) {
     // A prefix, a sign, the 20 digits of u64::MAX, a line end.
@@ -100,20 +83,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn integers_have_one_spelling() {
-        let valid = ["0", "1", "-1", "10", "9223372036854775807", "-9223372036854775808"];
-        for text in valid {
-            assert_eq!(parse_integer(text.as_bytes()), text.parse().ok(), "{text}");
-        }
-        let invalid = ["", "-", "+1", "-0", "00", "01", "-01", " 1", "1 ", "1.0", "1e3", "0x1", "--1", "1-", "\u{661}"];
-        let overflowing =
-            ["9223372036854775808", "-9223372036854775809", "99999999999999999999", "18446744073709551617"];
-        for text in invalid.into_iter().chain(overflowing) {
-            assert_eq!(parse_integer(text.as_bytes()), None, "{text}");
-        }
-    }
+    use crate::number::parse_integer;
 
     /// The expected texts are those of Redis 7.2 and later.
     #[test]

@@ -2,11 +2,11 @@
 
 use bytes::{Buf, BytesMut};
 
+use crate::number::parse_integer;
 use crate::record::VALUE_BYTES_MAX;
 
 use super::args::{Args, Span, Spans};
 use super::inline;
-use super::number::parse_integer;
 
 /// Longest inline request and longest length line, as in Redis.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
