@@ -7,6 +7,7 @@
 // Layer 0: the outside world as passed-in things.
 pub mod backoff;
 pub mod clock;
+pub mod metrics;
 pub mod mutants;
 mod sync;
 pub mod task;

@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
 const FENCES: &[(&str, &[&str])] = &[
     ("anyhow", &["shell", "node", "config", BIN]),
     ("axum", &["doors"]),
-    ("base64", &["transfer"]),
+    ("base64", &["transfer", "doors"]),
     ("clap", &["config", BIN]),
     ("crc", &["slots"]),
     ("crc32c", &["journal", "transfer"]),

@@ -27,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 use self::batch::{Asked, Pending, Target, is_overtaken, targets};
 use self::keyspace::{AllKeys, Cursors};
 use self::session::{Clients, Connected, Session};
-use super::{Door, farewell};
+use super::{Door, Metered, farewell};
 use crate::command::{Command, Reply};
+use crate::metrics::DoorName;
 use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, translate};
 use crate::protocol::resp::{Args, Encoder, Limits, Output, Parser, ProtocolError};
 use crate::rpc::Role;
@@ -120,7 +121,7 @@ struct Connection<S, M, IO> {
     share: Arc<Share>,
 }
 
-impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
+impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
         let mut room = READ_BYTES_MIN;
         loop {
@@ -275,7 +276,7 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             let commands = self.pending.take();
             asked.extend(targets(&commands));
             let batch = Batch { commands, epoch: None, timeout: TIMEOUT };
-            replies.extend(self.door.service.execute(batch).await);
+            replies.extend(Metered::new(&self.door, DoorName::Resp).execute(batch).await);
             let bytes = replies.iter().flatten().map(Reply::size_bytes).sum();
             // Until it is written.
             let _held = room.answered(bytes);
@@ -355,7 +356,7 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
                 written.map_err(|_| ConnectionError::Stalled)??;
             }
             let batch = Batch { commands: vec![Command::Get { key }], epoch: None, timeout: TIMEOUT };
-            if let Some(reply) = self.door.service.execute(batch).await.pop() {
+            if let Some(reply) = Metered::new(&self.door, DoorName::Resp).execute(batch).await.pop() {
                 bytes += reply.as_ref().map_or(0, Reply::size_bytes);
                 *place = reply;
             }
@@ -366,8 +367,12 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     async fn keyspace(&mut self, asked: Keyspace) {
         let door = Arc::clone(&self.door);
         let is_member = self.is_member();
-        let keys =
-            AllKeys { service: &door.service, topology: &*door.topology, cursors: &door.redis.cursors, is_member };
+        let keys = AllKeys {
+            service: &Metered::new(&door, DoorName::Resp),
+            topology: &*door.topology,
+            cursors: &door.redis.cursors,
+            is_member,
+        };
         let failed = match asked {
             Keyspace::Scan { cursor, pattern, count, has_type } => {
                 match keys.scan(cursor, pattern.as_ref(), count).await {

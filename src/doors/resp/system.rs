@@ -10,12 +10,14 @@ use super::keyspace::AllKeys;
 use super::session::Session;
 use super::{Connection, TIMEOUT, cluster, commands, errors, info};
 use crate::command::{Command, Reply, ShardStats};
+use crate::doors::Metered;
+use crate::metrics::DoorName;
 use crate::protocol::redis::{ClientReply, Hello, Refusal, System};
 use crate::protocol::resp::{Encoder, Proto};
 use crate::service::{Batch, Error, Service};
 use crate::slots::Slot;
 
-impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
+impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     pub(super) async fn system(&mut self, asked: System) {
         match asked {
             System::Ping(None) => self.reply(|encoder| encoder.simple("PONG")),
@@ -223,8 +225,12 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     async fn keys_of(&self, slot: Slot, count: usize) -> Result<Vec<crate::record::Key>, Refusal> {
         let door = Arc::clone(&self.door);
         let is_member = self.is_member();
-        let keys =
-            AllKeys { service: &door.service, topology: &*door.topology, cursors: &door.redis.cursors, is_member };
+        let keys = AllKeys {
+            service: &Metered::new(&door, DoorName::Resp),
+            topology: &*door.topology,
+            cursors: &door.redis.cursors,
+            is_member,
+        };
         let found: Result<_, Error> = keys.of_slot(slot, count).await;
         found.map_err(|error| Refusal(errors::words(&error, None, &*door.topology, is_member)))
     }
