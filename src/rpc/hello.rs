@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::rpc::frames::{Frames, frame};
 
 /// Of all that follows the hello. Both sides must have the same.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Longest hello. Until it came, nobody can make us keep more.
 pub const HELLO_BYTES_MAX: usize = 1024;
 
@@ -163,7 +163,7 @@ mod tests {
         let accepted = accept(&mut far, Role::Secondary, WITHIN).await.unwrap_err().to_string();
         let answered = check(&near.next().await.unwrap().unwrap()).unwrap_err().to_string();
         for text in [accepted, answered] {
-            assert!(text.contains("version 2") && text.contains("version 7"), "{text}");
+            assert!(text.contains("version 3") && text.contains("version 7"), "{text}");
         }
     }
 

@@ -12,9 +12,9 @@ use super::evaluate::{Answer, Outcome, evaluate, is_blind};
 use super::latches::Latch;
 use crate::command::{Command, Effect, Found, Reply};
 use crate::mutants::{Rule, is_planted};
-use crate::record::Key;
+use crate::record::{Key, VALUE_BYTES_MAX};
 use crate::replication::{Appended, LogError, ReplicatedLog};
-use crate::service::Error;
+use crate::service::{BATCH_BYTES_MAX, Error};
 use crate::store::{Admission, Known, Lookup};
 
 /// A command's place in its batch, and its outcome.
@@ -43,7 +43,12 @@ pub(super) struct Group {
     /// The newest effect of a key.
     newest: HashMap<Key, usize, RandomState>,
     latches: Vec<Latch>,
+    /// Of the keys and values in the effects.
+    bytes: usize,
 }
+
+/// What the effects of a group take at most, unless it is one: a short command may keep or lengthen a long value (R9).
+const EFFECTS_BYTES_MAX: usize = VALUE_BYTES_MAX + BATCH_BYTES_MAX;
 
 impl Group {
     pub fn is_empty(&self) -> bool {
@@ -65,7 +70,12 @@ impl Group {
         Some(found)
     }
 
+    fn has_room(&self, payload_bytes: usize) -> bool {
+        self.is_empty() || self.bytes + payload_bytes <= EFFECTS_BYTES_MAX
+    }
+
     fn push(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
+        self.bytes += effect.size_bytes();
         self.newest.insert(effect.key().clone(), self.effects.len());
         self.effects.push(effect);
         self.admissions.push(admission);
@@ -149,9 +159,9 @@ impl Core {
             return Tried::MustWait(command); // a refusal would tell what is not acknowledged yet
         }
         // Room first: once proposed, an effect must be applied.
-        let Some(admission) = self.store.admit(payload_bytes(&command, known.found.as_ref())) else {
-            return Tried::MustWait(command);
-        };
+        let payload_bytes = payload_bytes(&command, known.found.as_ref());
+        let admission = self.store.admit(payload_bytes).filter(|_| group.has_room(payload_bytes));
+        let Some(admission) = admission else { return Tried::MustWait(command) };
         let Some(Outcome { reply, mutation }) = evaluate(command, known.found, now) else {
             return Tried::Answered(Err(Error::Invalid("this command is not about a key".to_owned())));
         };
@@ -165,9 +175,10 @@ impl Core {
             self.apply(&effect, admission);
             return Tried::Answered(reply.into_reply(Some(version)));
         }
+        let bytes = reply.size_bytes();
         group.latches.extend(latch);
         group.push(place, effect, admission, reply);
-        Tried::Grouped { bytes: 0 }
+        Tried::Grouped { bytes }
     }
 
     /// Waits for the commit of a group, applies it, and gives its answers.
@@ -177,7 +188,7 @@ impl Core {
         appended: Result<Appended, LogError>,
         deadline: Instant,
     ) -> Vec<Answered> {
-        let Group { effects, admissions, answers, followers, newest: _, latches } = group;
+        let Group { effects, admissions, answers, followers, newest: _, latches, bytes: _ } = group;
         let committed = self.commit_all(&effects, admissions, appended, deadline).await;
         drop(latches);
         if let Err(error) = committed {

@@ -223,13 +223,13 @@ async fn a_server_of_another_version_makes_calls_say_so() {
     let server = async {
         let (stream, _) = listener.accept().await.unwrap();
         let mut frames = Frames::new(stream, 1024, STALL_MAX);
-        assert_eq!(frames.next().await.unwrap().unwrap()[..8], *b"OVSP\0\x02\0\0");
+        assert_eq!(frames.next().await.unwrap().unwrap()[..8], *b"OVSP\0\x03\0\0");
         frames.send(frame(b"OVSP\0\x07\0\x02")).await.unwrap();
         frames
     };
     let (error, _open) = tokio::join!(ask(&client, get("k"), LONG), server);
     let Err(Error::Unavailable(error)) = error else { panic!("{error:?}") };
-    assert!(error.contains("version 2") && error.contains("version 7"), "{error}");
+    assert!(error.contains("version 3") && error.contains("version 7"), "{error}");
 }
 
 #[tokio::test]

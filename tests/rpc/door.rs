@@ -41,13 +41,15 @@ async fn requests_have_the_documented_format() {
 }
 
 #[tokio::test]
-async fn other_protocols_are_told_what_this_port_speaks() {
+async fn other_protocols_are_served_on_the_same_port() {
     let server = start(Options::default());
-    for hello in ["PING\r\n", "GET / HTTP/1.1\r\n\r\n", "*1\r\n$4\r\nPING\r\n"] {
+    for (hello, expected) in
+        [("PING\r\nQUIT\r\n", "+PONG\r\n+OK\r\n"), ("*1\r\n$4\r\nPING\r\nQUIT\r\n", "+PONG\r\n+OK\r\n")]
+    {
         let mut stream = connect(&server).await;
         stream.write_all(hello.as_bytes()).await.unwrap();
         let answer = String::from_utf8(read_out(stream).await).unwrap();
-        assert_eq!(answer, "-ERR this port speaks the Overspill RPC only; use the kv shell\r\n");
+        assert_eq!(answer, expected);
     }
 }
 
@@ -58,8 +60,8 @@ async fn a_client_of_another_version_is_told_both() {
     frames.send(frame(b"OVSP\0\x07\0\0")).await.unwrap();
     let answer = frames.next().await.unwrap().unwrap();
     let text = String::from_utf8_lossy(&answer[8..]);
-    assert_eq!(answer[..8], *b"OVSP\x01\x02\0\x02");
-    assert!(text.contains("version 2") && text.contains("version 7"), "{text}");
+    assert_eq!(answer[..8], *b"OVSP\x01\x03\0\x02");
+    assert!(text.contains("version 3") && text.contains("version 7"), "{text}");
     assert!(within("close", frames.next()).await.is_none());
 }
 

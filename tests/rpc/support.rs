@@ -185,7 +185,7 @@ pub async fn greeted(server: &Server) -> Frames<TcpStream> {
     frames
 }
 
-/// A frame as version 2 has it: an `execute` with request number `id`.
+/// A frame as version 3 has it: an `execute` with request number `id`.
 pub fn execute(id: u64, commands: &[Command]) -> bytes::Bytes {
     execute_within(id, 20_000, commands)
 }

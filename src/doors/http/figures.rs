@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::MapView;
+use crate::cluster::{MapView, ShardView};
 use crate::command::ShardStats;
 use crate::metrics::{Figure, Kind, Value};
 use crate::rpc::Role;
@@ -17,11 +17,18 @@ pub(super) struct Seen<'a> {
     pub stats: &'a [ShardStats],
 }
 
+impl Seen<'_> {
+    /// Those that this node can speak for: a primary for all, a secondary for itself.
+    fn shards(&self) -> impl Iterator<Item = &ShardView> {
+        self.map.shards.iter().filter(|shard| shard.is_me || self.role != Role::Secondary)
+    }
+}
+
 pub(super) fn figures(seen: &Seen<'_>) -> Vec<Figure> {
     let answered: Vec<&ShardStats> = seen.stats.iter().filter(|stats| !stats.shard.starts_with("? (")).collect();
     let mut all = of_node(seen);
     let mut up = Figure::new("kv_shard_up", "Whether the shard told its figures", Kind::Gauge);
-    for shard in &seen.map.shards {
+    for shard in seen.shards() {
         let is_up = answered.iter().any(|stats| stats.shard == shard.name.as_str());
         up = up.with([("shard", shard.name.to_string())], is_up);
     }
@@ -51,7 +58,8 @@ fn of_node(seen: &Seen<'_>) -> Vec<Figure> {
         Role::Secondary => "secondary",
         Role::Client => "client",
     };
-    let unserved: usize = seen.map.unserved().map(|unserved| unserved.slots.len()).sum();
+    let unserved = seen.shards().flat_map(|shard| &shard.unserved);
+    let unserved: usize = unserved.map(|unserved| unserved.slots.len()).sum();
     let one = |name, help, value: Value| Figure::new(name, help, Kind::Gauge).with([], value);
     let version = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("role", role.to_owned())];
     vec![
@@ -59,7 +67,11 @@ fn of_node(seen: &Seen<'_>) -> Vec<Figure> {
         one("kv_uptime_seconds", "How long this node has been up", Value::Fraction(seen.uptime.as_secs_f64())),
         one("kv_ready", "Whether this node is fit to be asked", seen.is_ready.into()),
         one("kv_map_epoch", "The slot map that this node knows", seen.map.epoch.0.into()),
-        one("kv_slots_unserved", "Slots of the map that nobody serves", (unserved as u64).into()),
+        one(
+            "kv_slots_unserved",
+            "Slots that shall be served and are not: of all shards at a primary, of its own at a secondary",
+            (unserved as u64).into(),
+        ),
     ]
 }
 
