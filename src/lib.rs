@@ -9,6 +9,8 @@ pub mod backoff;
 pub mod clock;
 pub mod metrics;
 pub mod mutants;
+pub mod net;
+pub mod secret;
 mod sync;
 pub mod task;
 // Layer 1: what is stored.

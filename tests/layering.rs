@@ -11,7 +11,7 @@ const FILE_LINES_MAX: usize = 600;
 /// `config` and the binaries share a row in the table; the binaries stand on `config`.
 const BIN: &str = "bin";
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "clock", "metrics", "mutants", "sync", "task"],
+    &["backoff", "clock", "metrics", "mutants", "net", "secret", "sync", "task"],
     &["number", "record"],
     &["command", "policy", "slots"],
     &["cluster", "journal", "protocol", "service", "store"],
@@ -38,12 +38,15 @@ const FENCES: &[(&str, &[&str])] = &[
     ("openraft", &["replication"]),
     ("parking_lot", &["sync"]),
     ("prometheus_client", &["metrics"]),
+    ("ring", &["secret"]),
     ("rustix", &["journal"]),
+    ("rustls", &["net"]),
     ("rustyline", &["shell"]),
     ("serde_json", &["transfer", "doors"]),
     ("shuttle", &["sync"]),
     ("sqlx", &["tier"]),
     ("tarpc", &["rpc", "doors"]),
+    ("tokio_rustls", &["net"]),
 ];
 
 #[derive(Debug, PartialEq, Eq)]

@@ -48,6 +48,7 @@ async fn scrapes() -> Vec<String> {
     let cluster = LocalCluster::start(LocalOptions {
         data_dir: folder.path().to_owned(),
         secondaries: 2,
+        secret: None,
         journal: journal::Options { segment_bytes: 1 << 20, ..journal::Options::new(Fsync::Never, 1 << 26) },
         shard: ShardOptions {
             capacity: 10,

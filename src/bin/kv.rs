@@ -4,14 +4,14 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use overspill::check;
 use overspill::clock::SystemClock;
 use overspill::config::{CheckArgs, HostPort, KvArgs, Target, Tool, fail, parse};
 use overspill::node::{LocalCluster, StopSignals, block_on};
-use overspill::rpc::{Client, Options};
+use overspill::rpc::Client;
 use overspill::shell::{Shell, ShellOptions, Status, Streams, Style};
 use overspill::transfer::{self, Context, Failure, Progress};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// How long the first prompt waits for the connection.
@@ -45,13 +45,13 @@ async fn run(args: KvArgs) -> anyhow::Result<ExitCode> {
         }
         Some(Tool::Export(export)) => {
             let context = context(&args, &export.node, export.patience.patience).await?;
-            let client = Client::spawn(export.node.to_string(), Options::default());
+            let client = connect(&args, export.node.to_string()).await?;
             let done = transfer::export(client, export.options(), context).await;
             Ok(tell(done.map(|exported| (transfer::Status::Done, exported.to_string()))))
         }
         Some(Tool::Import(import)) => {
             let context = context(&args, &import.node, import.patience.patience).await?;
-            let client = Client::spawn(import.node.to_string(), Options::default());
+            let client = connect(&args, import.node.to_string()).await?;
             let done = transfer::import(client, import.options(), context).await;
             Ok(tell(done.map(|imported| (imported.status(), imported.to_string()))))
         }
@@ -91,7 +91,7 @@ async fn shell(args: KvArgs) -> anyhow::Result<Status> {
             talk(&args, node.to_string(), command).await
         }
         Target::Local => {
-            let cluster = LocalCluster::start(args.local()).await?;
+            let cluster = LocalCluster::start(args.local()?).await?;
             let secondaries: Vec<String> = cluster.secondaries().map(|address| address.to_string()).collect();
             eprintln!(
                 "A cluster in this process: primary {}, secondaries {}; records in {}. `help` lists the commands.",
@@ -107,13 +107,17 @@ async fn shell(args: KvArgs) -> anyhow::Result<Status> {
     }
 }
 
+/// A client that is connected if the node could be reached soon. A shell that begins before it is says so.
+async fn connect(args: &KvArgs, address: String) -> anyhow::Result<Client> {
+    let client = Client::spawn(address, args.client()?);
+    client.until_connected(CONNECT_PATIENCE).await.map_err(|reason| anyhow!("{reason}"))?;
+    Ok(client)
+}
+
 /// Runs the command, or a conversation, or the lines of standard input.
 async fn talk(args: &KvArgs, address: String, command: Vec<OsString>) -> anyhow::Result<Status> {
-    let client = Client::spawn(address, Options::default());
-    let mut link = client.link();
-    // A shell that begins before it is connected says so.
-    let _ = timeout(CONNECT_PATIENCE, link.wait_for(|&is_up| is_up)).await.is_ok();
-    let link = Some(link);
+    let client = connect(args, address).await?;
+    let link = Some(client.link());
     let shell = Shell::new(client, ShellOptions { timeout: args.timeout, history: args.history_file(), link });
     if command.is_empty() {
         shell.run_stdio().await

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use overspill::config::{PrimaryArgs, fail, parse};
-use overspill::node::{Primary, StopSignals, block_on};
+use overspill::node::{Hangups, Primary, StopSignals, block_on};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,7 +17,10 @@ fn main() -> ExitCode {
     let run = async move {
         args.log.init()?;
         let mut signals = StopSignals::listen()?;
-        let primary = Primary::start(args.into_options().await?).await?;
+        let hangups = Hangups::listen()?;
+        let options = args.into_options().await?;
+        hangups.reload(options.door.tls.clone());
+        let primary = Primary::start(options).await?;
         signals.next().await;
         primary.stop().await;
         Ok(())

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use overspill::config::{SecondaryArgs, fail, parse};
-use overspill::node::{Secondary, StopSignals, block_on};
+use overspill::node::{Hangups, Secondary, StopSignals, block_on};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,7 +18,10 @@ fn main() -> ExitCode {
     let run = async move {
         args.log.init()?;
         let mut signals = StopSignals::listen()?;
-        let secondary = Secondary::start(args.into_options().await?).await?;
+        let hangups = Hangups::listen()?;
+        let options = args.into_options().await?;
+        hangups.reload(options.door.tls.clone());
+        let secondary = Secondary::start(options).await?;
         tokio::select! {
             () = signals.next() => {}
             reason = secondary.failed() => bail!("{reason}"),

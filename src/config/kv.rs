@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 
-use super::{HostPort, LogArgs, LogFormat, Tool};
+use super::{ClientTlsArgs, HostPort, LogArgs, LogFormat, Tool, access};
 use crate::journal::{self, Fsync};
 use crate::node::LocalOptions;
 use crate::policy::PolicyKind;
+use crate::rpc;
 use crate::shard::{ShardOptions, WriteMode};
 
 /// Of each journal of the cluster inside.
@@ -25,6 +26,7 @@ const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 #[command(
     name = "kv",
     version,
+    after_help = access::PASSWORD_HELP,
     override_usage = "kv [OPTIONS] [HOST PORT [COMMAND [ARG]...]]\n       kv [OPTIONS] HOST:PORT [COMMAND [ARG]...]\n       \
                       kv [OPTIONS] check DIR\n       kv [OPTIONS] export HOST:PORT FILE\n       kv [OPTIONS] import HOST:PORT FILE"
 )]
@@ -55,6 +57,9 @@ pub struct KvArgs {
     /// Of the cluster that it starts inside itself: most bytes in the memory of each secondary
     #[arg(long, env = "KV_MAX_MEMORY", default_value = "256MiB", value_parser = super::size::memory, value_name = "SIZE")]
     max_memory: usize,
+
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 
     /// What to log: error, warn, info, debug or trace
     #[arg(long, global = true, env = "KV_LOG", default_value = "error", value_name = "FILTER")]
@@ -96,10 +101,14 @@ impl KvArgs {
     }
 
     /// The cluster that it starts inside itself: its journals lose nothing however it ends, and its table follows soon.
-    pub fn local(&self) -> LocalOptions {
-        LocalOptions {
+    ///
+    /// # Errors
+    /// If there is something wrong with the password.
+    pub fn local(&self) -> anyhow::Result<LocalOptions> {
+        Ok(LocalOptions {
             data_dir: self.data_dir.clone(),
             secondaries: 2,
+            secret: access::secret()?,
             journal: journal::Options::new(Fsync::Always, JOURNAL_BYTES_MAX),
             shard: ShardOptions {
                 capacity: self.capacity,
@@ -112,7 +121,15 @@ impl KvArgs {
                 sweep_interval: Duration::from_secs(3600),
                 seed: rand::random(),
             },
-        }
+        })
+    }
+
+    /// How to talk to a node.
+    ///
+    /// # Errors
+    /// If there is something wrong with the password or the certificates.
+    pub fn client(&self) -> anyhow::Result<rpc::Options> {
+        Ok(rpc::Options { secret: access::secret()?, tls: self.tls.load()?, ..rpc::Options::default() })
     }
 
     pub fn history_file(&self) -> Option<PathBuf> {

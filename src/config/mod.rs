@@ -2,12 +2,14 @@
 //!
 //! A flag beats the environment, which beats the default. Secrets come by environment or file only.
 
+mod access;
 mod address;
 mod kv;
 mod log;
 mod primary;
 mod secondary;
 mod size;
+mod tls;
 mod tools;
 
 use std::ffi::OsString;
@@ -16,11 +18,13 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
+pub use access::AccessArgs;
 pub use address::{HostPort, TierAddress};
 pub use kv::{KvArgs, Target};
 pub use log::{LogArgs, LogFormat};
 pub use primary::PrimaryArgs;
 pub use secondary::SecondaryArgs;
+pub use tls::{ClientTlsArgs, TlsArgs};
 pub use tools::{CheckArgs, ExportArgs, ImportArgs, Tool};
 
 /// The exit code of a wrong command line.

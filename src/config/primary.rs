@@ -3,9 +3,9 @@
 use anyhow::{Context, ensure};
 use clap::Parser;
 
-use super::{HostPort, LogArgs};
+use super::{AccessArgs, HostPort, LogArgs, TlsArgs, access};
 use crate::cluster::ShardName;
-use crate::doors;
+use crate::doors::{self, Access};
 use crate::node::PrimaryOptions;
 
 /// Maps keys to secondaries and passes commands on to them.
@@ -13,7 +13,7 @@ use crate::node::PrimaryOptions;
 /// The slots of the keyspace are divided evenly among the secondaries, in the order given. They may start before or after
 /// the primary and may come back; meanwhile their keys answer "unavailable". Several primaries may serve the same list.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "primary", version, arg_required_else_help = true)]
+#[command(name = "primary", version, arg_required_else_help = true, after_help = access::PASSWORD_HELP)]
 pub struct PrimaryArgs {
     /// Port to listen on
     #[arg(value_parser = clap::value_parser!(u16).range(1..), value_name = "PORT")]
@@ -41,6 +41,12 @@ pub struct PrimaryArgs {
     pub threads: u16,
 
     #[command(flatten)]
+    pub access: AccessArgs,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -50,6 +56,11 @@ impl PrimaryArgs {
     /// # Errors
     /// If a name can't be resolved, or stands there twice.
     pub async fn into_options(self) -> anyhow::Result<PrimaryOptions> {
+        let tls = self.tls.load()?;
+        ensure!(
+            tls.as_ref().is_none_or(|tls| tls.certificates.client().is_some()),
+            "--tls-cert needs --tls-ca: the primary speaks TLS with its secondaries and knows them by it"
+        );
         let mut secondaries = Vec::new();
         for (i, secondary) in self.secondaries.iter().enumerate() {
             ensure!(
@@ -65,7 +76,13 @@ impl PrimaryArgs {
             port: self.port,
             secondaries,
             accept_loss: self.accept_loss,
-            door: doors::Options { connections_max: self.max_connections, ..doors::Options::default() },
+            door: doors::Options {
+                access: Access::new(access::secret()?),
+                is_insecure: self.access.insecure_no_auth,
+                tls,
+                connections_max: self.max_connections,
+                ..doors::Options::default()
+            },
         })
     }
 }

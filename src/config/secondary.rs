@@ -8,8 +8,8 @@ use clap::{Parser, ValueEnum};
 use tracing::info;
 
 use super::address::Credentials;
-use super::{HostPort, LogArgs, TierAddress, size};
-use crate::doors;
+use super::{AccessArgs, HostPort, LogArgs, TierAddress, TlsArgs, access, size};
+use crate::doors::{self, Access};
 use crate::journal::{self, Fsync};
 use crate::node::{JournalOptions, SecondaryOptions, TierChoice};
 use crate::policy::PolicyKind;
@@ -21,7 +21,7 @@ use crate::tier::mysql::TlsMode;
 /// A secondary serves nothing until a primary has told it its slots. SIGTERM (or Ctrl-C) stops it cleanly: it finishes what
 /// is in flight and spills every record that the server does not have yet.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "secondary", version, arg_required_else_help = true)]
+#[command(name = "secondary", version, arg_required_else_help = true, after_help = access::PASSWORD_HELP)]
 pub struct SecondaryArgs {
     /// Address of the primary, host:port
     #[arg(value_name = "PRIMARY")]
@@ -110,6 +110,12 @@ pub struct SecondaryArgs {
     pub max_connections: usize,
 
     #[command(flatten)]
+    pub access: AccessArgs,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -176,7 +182,13 @@ impl SecondaryArgs {
                 sweep_interval: self.sweep_interval,
                 seed: rand::random(),
             },
-            door: doors::Options { connections_max: self.max_connections, ..doors::Options::default() },
+            door: doors::Options {
+                access: Access::new(access::secret()?),
+                is_insecure: self.access.insecure_no_auth,
+                tls: self.tls.load()?,
+                connections_max: self.max_connections,
+                ..doors::Options::default()
+            },
         })
     }
 }

@@ -26,17 +26,21 @@ mod access;
 mod counted;
 pub mod http;
 mod meter;
+mod open;
 mod prefixed;
 pub mod resp;
 pub mod rpc;
+mod seldom;
 mod sniff;
 
 use self::counted::Counted;
 use self::http::Http;
 use self::meter::{Metered, Meters};
-use self::sniff::{Protocol, sniff};
+use self::open::open;
+use self::sniff::Protocol;
 
 pub use self::access::Access;
+pub use self::open::{Incoming, Tls};
 pub use self::prefixed::Prefixed;
 
 /// After an error of `accept` (too many open files, mostly), how long to leave those who wait waiting.
@@ -55,9 +59,14 @@ pub struct Options {
     /// Where it listens, told to clients.
     pub port: u16,
     pub access: Access,
+    /// May be reached from elsewhere although it asks for no password.
+    pub is_insecure: bool,
+    pub tls: Option<Tls>,
     pub connections_max: usize,
     /// How long a new connection may be silent.
     pub sniff_timeout: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     pub hello_timeout: Duration,
     /// Of one RPC connection: requests that are read and not answered, and their bytes. Beyond it nothing is read.
     pub requests_max: usize,
@@ -76,8 +85,11 @@ impl Default for Options {
             role: Role::Secondary,
             port: 0,
             access: Access::default(),
+            is_insecure: false,
+            tls: None,
             connections_max: 10_000,
             sniff_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),
             requests_max: 32,
             requests_bytes_max: 16 * 1024 * 1024,
@@ -206,17 +218,18 @@ where
     S: Service,
     M: Member,
 {
-    stream.set_nodelay(true)?;
-    let sniffed = tokio::select! {
+    let opened = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
-        sniffed = timeout(door.options.sniff_timeout, sniff(stream)) => sniffed,
+        opened = Box::pin(open(stream, peer, &door.options)) => opened,
     };
-    let Ok(sniffed) = sniffed else {
-        door.metrics.refused(Refusal::Silent);
-        return Err(io::Error::from(io::ErrorKind::TimedOut).into());
-    };
-    let Some((protocol, stream)) = sniffed? else { return Ok(()) };
+    let opened = opened.inspect_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => door.metrics.refused(Refusal::Silent),
+        // What TLS is not satisfied with.
+        io::ErrorKind::InvalidData | io::ErrorKind::Other => door.metrics.refused(Refusal::Protocol),
+        _ => {}
+    });
+    let Some((protocol, stream)) = opened? else { return Ok(()) };
     let counted = |stream, name| Counted::new(stream, door.metrics.connected(name));
     match protocol {
         Protocol::Rpc => {
@@ -229,7 +242,7 @@ where
         }
         Protocol::Http => {
             let stream = counted(stream, DoorName::Http);
-            Ok(Box::pin(http.serve(stream, budget, shutdown)).await?)
+            Ok(Box::pin(http.serve(stream, peer, budget, shutdown)).await?)
         }
         Protocol::Tls => {
             door.metrics.refused(Refusal::Protocol);

@@ -28,7 +28,7 @@ use crate::record::Epoch;
 use crate::rpc::answers::{Budget, Held, Share, UnderWay};
 use crate::rpc::codec::server_transport;
 use crate::rpc::frames::{FRAME_BYTES_MAX, Frames, Gate};
-use crate::rpc::hello::{self, HELLO_BYTES_MAX, HelloError};
+use crate::rpc::hello::{self, HELLO_BYTES_MAX, HelloError, Me};
 use crate::rpc::wire::{Answer, Commands, Node, NodeRequest, TIMEOUT_MAX};
 use crate::service::{BATCH_BYTES_MAX, Batch, Error, Replies, Service};
 use crate::slots::SlotSet;
@@ -79,15 +79,19 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let options = &door.options;
+    let me = Me { role: options.role, secret: door.access.secret().cloned() };
     let mut frames = Frames::new(stream, HELLO_BYTES_MAX, options.stall_max);
     let role = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
-        role = hello::accept(&mut frames, options.role, options.hello_timeout) => role,
+        role = hello::accept(&mut frames, me, options.hello_timeout) => role,
     };
     let role = match role {
         Ok(role) => role,
         Err(error) => {
+            if error.is_denial() {
+                door.access.note_refused(peer, "rpc");
+            }
             farewell(frames.into_inner(), b"").await;
             return Err(error.into());
         }

@@ -9,8 +9,9 @@ use anyhow::Context;
 
 use super::{JournalOptions, Primary, PrimaryOptions, Secondary, SecondaryOptions, TierChoice};
 use crate::cluster::ShardName;
-use crate::doors;
+use crate::doors::{self, Access};
 use crate::journal;
+use crate::secret::Secret;
 use crate::shard::ShardOptions;
 
 const LOOPBACK: &str = "127.0.0.1";
@@ -23,6 +24,8 @@ pub struct LocalOptions {
     pub data_dir: PathBuf,
     /// How many secondaries. A data directory keeps the number that it was made with, as a changed list would.
     pub secondaries: usize,
+    /// The password that its nodes ask for.
+    pub secret: Option<Secret>,
     /// Of each secondary.
     pub journal: journal::Options,
     /// Of each secondary; their seeds are made different.
@@ -44,6 +47,7 @@ impl LocalCluster {
         std::fs::create_dir_all(&options.data_dir)
             .with_context(|| format!("can't create the data directory `{}`", options.data_dir.display()))?;
         let file = options.data_dir.join("overspill.sqlite");
+        let door = doors::Options { access: Access::new(options.secret), ..doors::Options::default() };
         let mut secondaries = Vec::new();
         let mut names = Vec::new();
         for i in 1..=options.secondaries {
@@ -57,7 +61,7 @@ impl LocalCluster {
                     options: options.journal,
                 }),
                 shard: ShardOptions { seed: options.shard.seed.wrapping_add(i as u64), ..options.shard.clone() },
-                door: doors::Options::default(),
+                door: door.clone(),
             })
             .await?;
             // The ports change from start to start; the names must not, since the fences bear them.
@@ -69,7 +73,7 @@ impl LocalCluster {
             port: 0,
             secondaries: names,
             accept_loss: options.shard.accept_loss,
-            door: doors::Options::default(),
+            door,
         })
         .await?;
         Ok(Self { primary, secondaries, file })

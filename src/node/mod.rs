@@ -8,11 +8,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::Context;
-use tokio::net::TcpListener;
+use anyhow::{Context, ensure};
+use tokio::net::{TcpListener, lookup_host};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{error, info};
 
+use crate::doors;
 use crate::tier::SharedTier;
 use crate::tier::mysql::{MySqlOptions, MySqlTier};
 use crate::tier::sqlite::SqliteTier;
@@ -40,9 +41,18 @@ impl TierChoice {
     }
 }
 
-/// Listens on `host` and `port`; port 0 takes a free one.
-async fn listen(host: &str, port: u16) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind((host, port)).await.with_context(|| format!("can't listen on {host}:{port}"))?;
+/// Listens on `host` and `port`; port 0 takes a free one. Who can be reached from elsewhere must ask for a password, or be told
+/// that it need not.
+async fn listen(host: &str, port: u16, door: &doors::Options) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let reason = || format!("can't listen on {host}:{port}");
+    let addresses: Vec<SocketAddr> = lookup_host((host, port)).await.with_context(reason)?.collect();
+    let is_local = addresses.iter().all(|address| address.ip().to_canonical().is_loopback());
+    ensure!(
+        is_local || !door.access.is_open() || door.is_insecure,
+        "`{host}` can be reached from other machines, and there is no password: set KV_PASSWORD or KV_PASSWORD_FILE, or \
+         pass --insecure-no-auth to let everybody in who reaches it"
+    );
+    let listener = TcpListener::bind(addresses.as_slice()).await.with_context(reason)?;
     let address = listener.local_addr().context("the listening socket has no address")?;
     Ok((listener, address))
 }
@@ -71,6 +81,31 @@ impl StopSignals {
             _ = self.interrupt.recv() => "SIGINT",
         };
         info!(signal = name, "stopping");
+    }
+}
+
+/// SIGHUP, which has a node read its certificates again. Made before the node starts, so that none ends it.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// # Errors
+    /// If signals can't be listened for.
+    pub fn listen() -> anyhow::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup()).context("can't listen for SIGHUP")?))
+    }
+
+    /// Starts to read them again on each, as long as the process lives.
+    pub fn reload(mut self, tls: Option<doors::Tls>) {
+        tokio::spawn(async move {
+            while self.0.recv().await.is_some() {
+                match tls.as_ref().map(|tls| tls.certificates.reload()) {
+                    None => info!("SIGHUP: there are no certificates to read again"),
+                    Some(Ok(())) => info!("SIGHUP: new connections take the certificates that were read again"),
+                    Some(Err(reason)) => error!(%reason, "SIGHUP: the certificates stay as they were"),
+                }
+            }
+        });
     }
 }
 

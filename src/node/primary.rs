@@ -43,7 +43,7 @@ impl Primary {
     /// # Errors
     /// If the port can't be had.
     pub async fn start(options: PrimaryOptions) -> anyhow::Result<Self> {
-        let (listener, address) = listen(&options.bind, options.port).await?;
+        let (listener, address) = listen(&options.bind, options.port, &options.door).await?;
         let list: Vec<ShardName> = options.secondaries.iter().map(|(name, _)| name.clone()).collect();
         info!(%address, secondaries = list.len(), "primary listens");
         let addresses = options.secondaries;
@@ -52,9 +52,10 @@ impl Primary {
             known.map_or_else(|| name.to_string(), |(_, address)| address.clone())
         };
         let reach = address_of.clone();
-        let connect = move |name: &ShardName| {
-            Client::spawn(reach(name), ClientOptions { role: Role::Primary, ..ClientOptions::default() })
-        };
+        let secret = options.door.access.secret().cloned();
+        let tls = options.door.tls.as_ref().and_then(|tls| tls.certificates.client()).cloned();
+        let to_secondaries = ClientOptions { role: Role::Primary, secret, tls, ..ClientOptions::default() };
+        let connect = move |name: &ShardName| Client::spawn(reach(name), to_secondaries.clone());
         let stop = CancellationToken::new();
         let router = Router::new();
         let leader = LeaderOptions { list, accept_loss: options.accept_loss };

@@ -61,7 +61,7 @@ impl Secondary {
     /// # Errors
     /// If the port can't be had, or the journal can't be opened.
     pub async fn start(options: SecondaryOptions) -> anyhow::Result<Self> {
-        let (listener, address) = listen(&options.bind, options.port).await?;
+        let (listener, address) = listen(&options.bind, options.port, &options.door).await?;
         let tier = options.tier.open();
         let described = tier.as_ref().map_or_else(|| "none".to_owned(), |tier| tier.describe());
         let ShardOptions { capacity, policy, write_mode, .. } = options.shard;

@@ -12,16 +12,18 @@ use std::time::Duration;
 use tarpc::client::RpcError;
 use tarpc::context::{self, Context};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Assignment, ControlError, Fence, MapView, Member, MemberStatus, ShardName};
 use crate::command::Command;
+use crate::net::ClientTls;
 use crate::record::Epoch;
 use crate::rpc::driver::{Driver, State};
 use crate::rpc::hello::Role;
 use crate::rpc::queue::{Job, Submitted};
 use crate::rpc::wire::{NodeClient, TIMEOUT_MAX};
+use crate::secret::Secret;
 use crate::service::{Batch, Replies, Service};
 use crate::slots::SlotSet;
 
@@ -32,6 +34,10 @@ const JOB_BYTES: usize = 256;
 pub struct Options {
     /// What this side is.
     pub role: Role,
+    /// The password that the other side asks for, and must know itself.
+    pub secret: Option<Secret>,
+    /// How to encrypt; without it, nothing is.
+    pub tls: Option<ClientTls>,
     /// Most calls on their way; what comes meanwhile waits and travels together.
     pub calls_in_flight_max: usize,
     /// Most bytes of commands that wait or are on their way. Beyond it, callers wait until their timeout.
@@ -52,6 +58,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             role: Role::Client,
+            secret: None,
+            tls: None,
             calls_in_flight_max: 4,
             queue_bytes_max: 64 * 1024 * 1024,
             connect_timeout: Duration::from_secs(1),
@@ -111,6 +119,20 @@ impl Client {
         self.link.clone()
     }
 
+    /// Waits until it is connected, at most so long. Answers why not, if waiting longer is of no use: the other side is there and
+    /// refuses it.
+    pub async fn until_connected(&self, within: Duration) -> Result<(), Arc<str>> {
+        let mut state = self.state.clone();
+        let is_clear = |state: &State| matches!(state, State::Up(_) | State::Refused(_));
+        match timeout(within, state.wait_for(is_clear)).await {
+            Ok(Ok(state)) => match &*state {
+                State::Refused(reason) => Err(Arc::clone(reason)),
+                State::Connecting | State::Up(_) | State::Down(_) => Ok(()),
+            },
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
     /// Closes the connection, for all clones, and waits until the driver has ended. Calls on their way end as if the
     /// connection had broken.
     pub async fn close(&self) {
@@ -143,7 +165,7 @@ impl Client {
         match decided {
             Ok(Ok(state)) => match &*state {
                 State::Up(node) => Ok(node.clone()),
-                State::Down(reason) => Err(ControlError::Unreachable(reason.to_string())),
+                State::Down(reason) | State::Refused(reason) => Err(ControlError::Unreachable(reason.to_string())),
                 State::Connecting => Err(unreachable("not connected")),
             },
             Ok(Err(_)) => Err(unreachable("the client was closed")),

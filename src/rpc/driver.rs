@@ -18,10 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::net::{ClientStream, is_refusal, reason};
 use crate::rpc::client::Options;
 use crate::rpc::codec::{as_millis, client_transport};
 use crate::rpc::frames::{Frames, STALL_MAX};
-use crate::rpc::hello::{self, HELLO_BYTES_MAX, HelloError};
+use crate::rpc::hello::{self, HELLO_BYTES_MAX, HelloError, Me};
 use crate::rpc::queue::{Call, Job};
 use crate::rpc::wire::NodeClient;
 use crate::service::Replies;
@@ -41,21 +42,31 @@ pub enum State {
     Up(NodeClient),
     /// No, and why.
     Down(Arc<str>),
+    /// No, and the next attempts will hardly end otherwise: the other side is there, and they don't fit.
+    Refused(Arc<str>),
 }
 
+/// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
-    #[error("{}", io_reason(.0))]
+    #[error("{}", reason(.0))]
     Io(#[from] io::Error),
     #[error("no connection within {0:?}")]
     Timeout(Duration),
+    #[error("no answer to the TLS handshake within {0:?}")]
+    Handshake(Duration),
     #[error(transparent)]
     Hello(#[from] HelloError),
 }
 
-/// Without the operating system's number, if it is a known kind.
-fn io_reason(error: &io::Error) -> String {
-    if error.raw_os_error().is_some() { error.kind().to_string() } else { error.to_string() }
+impl ConnectError {
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Hello(error) => error.is_final(),
+            Self::Io(error) => is_refusal(error),
+            Self::Timeout(_) | Self::Handshake(_) => false,
+        }
+    }
 }
 
 /// Why a call failed.
@@ -107,6 +118,7 @@ impl Driver {
     pub async fn run(mut self) {
         let mut backoff = self.backoff();
         let mut down: Option<Arc<str>> = None;
+        let mut told = String::new();
         loop {
             let (address, options) = (Arc::clone(&self.address), self.options.clone());
             let connected = tokio::select! {
@@ -114,13 +126,14 @@ impl Driver {
                 () = self.meanwhile(down.as_deref()) => break,
                 connected = connect(&address, &options) => connected,
             };
+            let mut is_final = false;
             let reason = match connected {
                 Ok(frames) => {
                     let since = Instant::now();
                     tracing::info!(peer = %self.address, "connected");
                     let End::Lost(reason) = self.serve(frames).await else { break };
                     tracing::warn!(peer = %self.address, reason, "connection lost");
-                    down = None;
+                    (down, told) = (None, String::new());
                     if since.elapsed() >= GOOD_AFTER {
                         backoff = self.backoff();
                         self.state.send_replace(State::Connecting);
@@ -130,14 +143,16 @@ impl Driver {
                 }
                 Err(error) => {
                     let reason = error.to_string();
+                    is_final = error.is_final();
                     // Told once, not for every attempt.
-                    if down.is_none() {
+                    if told != reason {
                         tracing::warn!(peer = %self.address, reason, "not connected");
+                        told.clone_from(&reason);
                     }
                     reason
                 }
             };
-            down = Some(self.go_down(&reason));
+            down = Some(self.go_down(&reason, is_final));
             let delay = backoff.next().unwrap_or(self.options.backoff_max);
             tokio::select! {
                 biased;
@@ -172,9 +187,11 @@ impl Driver {
     }
 
     /// Refuses what waits, and says why to all that comes until there is a connection.
-    fn go_down(&mut self, reason: &str) -> Arc<str> {
-        let reason: Arc<str> = format!("{}: {reason}; retrying", self.address).into();
-        self.state.send_replace(State::Down(Arc::clone(&reason)));
+    fn go_down(&mut self, reason: &str, is_final: bool) -> Arc<str> {
+        let retrying = if is_final { "" } else { "; retrying" };
+        let reason: Arc<str> = format!("{}: {reason}{retrying}", self.address).into();
+        let shared = Arc::clone(&reason);
+        self.state.send_replace(if is_final { State::Refused(shared) } else { State::Down(shared) });
         for job in self.queue.drain(..) {
             job.fail(&reason);
         }
@@ -194,7 +211,7 @@ impl Driver {
     }
 
     /// Sends calls and gives answers back until the connection ends.
-    async fn serve(&mut self, frames: Frames<TcpStream>) -> End {
+    async fn serve(&mut self, frames: Frames<ClientStream>) -> End {
         let mut config = client::Config::default();
         config.max_in_flight_requests = TARPC_CALLS_MAX;
         config.pending_request_buffer = TARPC_CALLS_MAX;
@@ -301,12 +318,25 @@ async fn run(node: NodeClient, call: Call, now: Instant) -> Done {
 }
 
 /// A connection on which hellos were exchanged.
-async fn connect(address: &str, options: &Options) -> Result<Frames<TcpStream>, ConnectError> {
+async fn connect(address: &str, options: &Options) -> Result<Frames<ClientStream>, ConnectError> {
     let connected = timeout(options.connect_timeout, TcpStream::connect(address)).await;
     let stream = connected.map_err(|_| ConnectError::Timeout(options.connect_timeout))??;
     stream.set_nodelay(true)?;
+    let stream = match &options.tls {
+        None => ClientStream::Left(stream),
+        Some(tls) => {
+            let shaken = timeout(options.hello_timeout, tls.connect(address, stream)).await;
+            ClientStream::Right(Box::new(shaken.map_err(|_| ConnectError::Handshake(options.hello_timeout))??))
+        }
+    };
     let mut frames = Frames::new(stream, HELLO_BYTES_MAX, STALL_MAX);
-    hello::offer(&mut frames, options.role, options.hello_timeout).await?;
+    let me = Me { role: options.role, secret: options.secret.clone() };
+    match hello::offer(&mut frames, me, options.hello_timeout).await {
+        Ok(_) => {}
+        // What the other side thinks of our certificate is told after the handshake.
+        Err(HelloError::Io(error)) => return Err(error.into()),
+        Err(error) => return Err(error.into()),
+    }
     Ok(frames)
 }
 

@@ -214,7 +214,12 @@ impl<S: AsyncRead + Unpin> Stream for Frames<S> {
             };
             this.read.reserve(room);
             // `read_buf` keeps no state of its own: a poll of a new one each time is as good as a kept one.
-            match pin!(this.io.read_buf(&mut this.read)).poll(cx)? {
+            let read = match pin!(this.io.read_buf(&mut this.read)).poll(cx) {
+                // As TLS says it if the peer did not take its leave; frames can't be cut unnoticed.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(0),
+                read => read?,
+            };
+            match read {
                 Poll::Ready(0) if this.read.is_empty() => return Poll::Ready(None),
                 Poll::Ready(0) => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
                 Poll::Ready(_) => this.read_stall.progress(),

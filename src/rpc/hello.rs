@@ -1,14 +1,17 @@
-//! The first frame in each direction: who speaks, and in which version. Its layout never changes, so that any two
-//! versions can tell each other that they don't match.
+//! The first frames in each direction: who speaks, in which version, and whether both know the password. The layout of the first
+//! never changes, so that any two versions can tell each other that they don't match.
 
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use crate::net;
 use crate::rpc::frames::{Frames, frame};
+use crate::secret::{NONCE_BYTES, Secret, nonce};
 
 /// Of all that follows the hello. Both sides must have the same.
 pub const VERSION: u16 = 3;
@@ -16,8 +19,26 @@ pub const VERSION: u16 = 3;
 pub const HELLO_BYTES_MAX: usize = 1024;
 
 const MAGIC: [u8; 4] = *b"OVSP";
-const KIND_HELLO: u8 = 0;
-const KIND_REFUSED: u8 = 1;
+
+/// What a frame of the hello is. Numbers are never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    /// From who connects: a nonce. From who accepts: nothing, or its proof.
+    Hello = 0,
+    /// Why not, as text.
+    Refused = 1,
+    /// A nonce: who accepts asks for a proof.
+    Challenge = 2,
+    /// The proof of who connects.
+    Proof = 3,
+}
+
+impl Kind {
+    fn from_wire(byte: u8) -> Option<Self> {
+        [Self::Hello, Self::Refused, Self::Challenge, Self::Proof].into_iter().find(|&kind| kind as u8 == byte)
+    }
+}
 
 /// What the sender of a hello is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +56,21 @@ impl Role {
     }
 }
 
+/// One side of a hello.
+#[derive(Debug, Clone)]
+pub struct Me {
+    pub role: Role,
+    /// What the other side must prove to know, and gets proven.
+    pub secret: Option<Secret>,
+}
+
+/// Without a password.
+impl From<Role> for Me {
+    fn from(role: Role) -> Self {
+        Self { role, secret: None }
+    }
+}
+
 /// Why two ends did not come together.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloError {
@@ -44,6 +80,15 @@ pub enum HelloError {
     Version(u16),
     #[error("refused by the other side: {0}")]
     Refused(String),
+    /// Told by the accepting side, or found by it.
+    #[error("wrong password")]
+    WrongPassword,
+    #[error("it asks for a password: KV_PASSWORD or KV_PASSWORD_FILE gives it")]
+    PasswordMissing,
+    #[error("it does not ask for the password that KV_PASSWORD or KV_PASSWORD_FILE gives")]
+    PasswordUnused,
+    #[error("it does not know the password itself")]
+    Impostor,
     #[error("the connection was closed before the hello")]
     Closed,
     #[error("no hello within {0:?}")]
@@ -52,143 +97,227 @@ pub enum HelloError {
     Io(#[from] io::Error),
 }
 
-/// A hello as it travels: magic, kind, version (little-endian), role, and what the kind adds. Bytes at the end of a
-/// plain hello are for later (authentication) and ignored today.
-fn encode(kind: u8, role: Role, text: &str) -> Vec<u8> {
+impl HelloError {
+    /// Whether the other side was reached, and the next hello will end in the same way.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::NotOverspill
+            | Self::Version(_)
+            | Self::Refused(_)
+            | Self::WrongPassword
+            | Self::PasswordMissing
+            | Self::PasswordUnused
+            | Self::Impostor => true,
+            Self::Closed | Self::Timeout(_) | Self::Io(_) => false,
+        }
+    }
+
+    /// Whether, on the accepting side, the other one does not know the password.
+    pub fn is_denial(&self) -> bool {
+        matches!(self, Self::WrongPassword)
+    }
+}
+
+/// What is said by the accepting side about a wrong password: the connecting side tells its person in its own words.
+const WRONG_PASSWORD: &str = "wrong password";
+
+/// A frame of the hello as it travels: magic, kind, version (little-endian), role, and what the kind adds.
+fn encode(kind: Kind, role: Role, rest: &[u8]) -> Vec<u8> {
     let version = VERSION.to_le_bytes();
     let mut hello = MAGIC.to_vec();
-    hello.push(kind);
+    hello.push(kind as u8);
     hello.extend_from_slice(&version);
     hello.push(role as u8);
-    hello.extend_from_slice(text.as_bytes());
+    hello.extend_from_slice(rest);
     hello
 }
 
-/// The role of the other side, if we can go on with it.
-fn check(hello: &[u8]) -> Result<Role, HelloError> {
+/// A frame of the hello, of our version.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    kind: Kind,
+    role: Role,
+    rest: Vec<u8>,
+}
+
+fn check(hello: &[u8]) -> Result<Said, HelloError> {
     let [b'O', b'V', b'S', b'P', kind, v0, v1, role, rest @ ..] = hello else {
         return Err(HelloError::NotOverspill);
     };
     let version = u16::from_le_bytes([*v0, *v1]);
-    match *kind {
-        KIND_REFUSED => Err(HelloError::Refused(String::from_utf8_lossy(rest).into_owned())),
-        _ if version != VERSION => Err(HelloError::Version(version)),
-        KIND_HELLO => Role::from_wire(*role).ok_or(HelloError::NotOverspill),
-        _ => Err(HelloError::NotOverspill),
+    let kind = Kind::from_wire(*kind);
+    if kind == Some(Kind::Refused) {
+        let text = String::from_utf8_lossy(rest).into_owned();
+        return Err(if text == WRONG_PASSWORD { HelloError::WrongPassword } else { HelloError::Refused(text) });
+    }
+    if version != VERSION {
+        return Err(HelloError::Version(version));
+    }
+    match (kind, Role::from_wire(*role)) {
+        (Some(kind), Some(role)) => Ok(Said { kind, role, rest: rest.to_vec() }),
+        (None, _) | (_, None) => Err(HelloError::NotOverspill),
     }
 }
 
-async fn receive<S: AsyncRead + Unpin>(frames: &mut Frames<S>) -> Result<Role, HelloError> {
+async fn receive<S: AsyncRead + Unpin>(frames: &mut Frames<S>) -> Result<Said, HelloError> {
     match frames.next().await {
         Some(Ok(hello)) => check(&hello),
-        Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Err(HelloError::NotOverspill),
+        Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData && !net::is_refusal(&error) => {
+            Err(HelloError::NotOverspill)
+        }
         Some(Err(error)) => Err(error.into()),
         None => Err(HelloError::Closed),
     }
 }
 
-/// The connecting side: says hello and waits for the answer. Answers the other side's role.
+/// What a proof is about: whose it is, and what both sides have said. Each has something random of either side, so that a proof is
+/// good for one exchange and one direction.
+#[derive(Clone, Copy)]
+struct Exchange {
+    /// Who connects, and who accepts.
+    roles: [Role; 2],
+    nonces: [[u8; NONCE_BYTES]; 2],
+}
+
+impl Exchange {
+    fn words(&self, whose: &[u8]) -> Vec<u8> {
+        let mut words = whose.to_vec();
+        words.extend_from_slice(&VERSION.to_le_bytes());
+        words.extend(self.roles.map(|role| role as u8));
+        self.nonces.iter().for_each(|nonce| words.extend_from_slice(nonce));
+        words
+    }
+
+    fn of_client(&self) -> Vec<u8> {
+        self.words(b"client")
+    }
+
+    fn of_server(&self) -> Vec<u8> {
+        self.words(b"server")
+    }
+}
+
+fn nonce_of(said: &Said) -> Result<[u8; NONCE_BYTES], HelloError> {
+    said.rest.as_slice().try_into().map_err(|_| HelloError::NotOverspill)
+}
+
+/// The connecting side: says hello and waits for the answer; proves that it knows the password if it is asked, and sees that the
+/// other side knows it. Answers the other side's role.
 ///
 /// # Errors
 /// [`HelloError`]; the connection is of no use then.
-pub async fn offer<S>(frames: &mut Frames<S>, role: Role, within: Duration) -> Result<Role, HelloError>
+pub async fn offer<S>(frames: &mut Frames<S>, me: impl Into<Me>, within: Duration) -> Result<Role, HelloError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let me = me.into();
+    timeout(within, try_offer(frames, &me)).await.unwrap_or(Err(HelloError::Timeout(within)))
+}
+
+async fn try_offer<S>(frames: &mut Frames<S>, me: &Me) -> Result<Role, HelloError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mine = nonce();
+    frames.send(frame(&encode(Kind::Hello, me.role, &mine))).await?;
+    let said = receive(frames).await?;
+    match (said.kind, &me.secret) {
+        (Kind::Hello, None) => Ok(said.role),
+        // It may be anybody.
+        (Kind::Hello, Some(_)) => Err(HelloError::PasswordUnused),
+        (Kind::Challenge, None) => Err(HelloError::PasswordMissing),
+        (Kind::Challenge, Some(secret)) => {
+            let exchange = Exchange { roles: [me.role, said.role], nonces: [mine, nonce_of(&said)?] };
+            frames.send(frame(&encode(Kind::Proof, me.role, &secret.prove(&exchange.of_client())))).await?;
+            let answer = receive(frames).await?;
+            let is_proven = answer.role == said.role && secret.is_proven(&exchange.of_server(), &answer.rest);
+            match answer.kind {
+                Kind::Hello if is_proven => Ok(answer.role),
+                Kind::Hello => Err(HelloError::Impostor),
+                Kind::Refused | Kind::Challenge | Kind::Proof => Err(HelloError::NotOverspill),
+            }
+        }
+        (Kind::Refused | Kind::Proof, _) => Err(HelloError::NotOverspill),
+    }
+}
+
+/// The accepting side: waits for the hello and answers it. One that does not fit, or does not know the password, is told so.
+/// Answers the other side's role.
+///
+/// # Errors
+/// [`HelloError`]; the connection is of no use then.
+pub async fn accept<S>(frames: &mut Frames<S>, me: impl Into<Me>, within: Duration) -> Result<Role, HelloError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let me = me.into();
     let exchange = async {
-        frames.send(frame(&encode(KIND_HELLO, role, ""))).await?;
-        receive(frames).await
+        let accepted = try_accept(frames, &me).await;
+        if let Err(error) = &accepted
+            && let Some(text) = farewell(error)
+        {
+            // It may be gone.
+            let _ = frames.send(frame(&encode(Kind::Refused, me.role, text.as_bytes()))).await;
+        }
+        accepted
     };
     timeout(within, exchange).await.unwrap_or(Err(HelloError::Timeout(within)))
 }
 
-/// The accepting side: waits for the hello and answers it. One that does not fit is told why. Answers the other side's
-/// role.
-///
-/// # Errors
-/// [`HelloError`]; the connection is of no use then.
-pub async fn accept<S>(frames: &mut Frames<S>, role: Role, within: Duration) -> Result<Role, HelloError>
+async fn try_accept<S>(frames: &mut Frames<S>, me: &Me) -> Result<Role, HelloError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let exchange = async {
-        let received = receive(frames).await;
-        let answer = match &received {
-            Ok(_) => encode(KIND_HELLO, role, ""),
-            Err(HelloError::Version(theirs)) => {
-                let text =
-                    format!("this node speaks version {VERSION} of the Overspill RPC, you speak version {theirs}");
-                encode(KIND_REFUSED, role, &text)
-            }
-            Err(HelloError::NotOverspill) => {
-                let text = format!("this node speaks version {VERSION} of the Overspill RPC; that was no hello of it");
-                encode(KIND_REFUSED, role, &text)
-            }
-            Err(_) => return received,
-        };
-        frames.send(frame(&answer)).await?;
-        received
+    let said = receive(frames).await?;
+    if said.kind != Kind::Hello {
+        return Err(HelloError::NotOverspill);
+    }
+    let Some(secret) = &me.secret else {
+        frames.send(frame(&encode(Kind::Hello, me.role, &[]))).await?;
+        return Ok(said.role);
     };
-    timeout(within, exchange).await.unwrap_or(Err(HelloError::Timeout(within)))
+    let exchange = Exchange { roles: [said.role, me.role], nonces: [nonce_of(&said)?, nonce()] };
+    let [_, mine] = exchange.nonces;
+    frames.send(frame(&encode(Kind::Challenge, me.role, &mine))).await?;
+    let answer = match receive(frames).await {
+        // It has none.
+        Err(HelloError::Closed) => return Err(HelloError::WrongPassword),
+        answer => answer?,
+    };
+    if answer.kind != Kind::Proof || answer.role != said.role {
+        return Err(HelloError::NotOverspill);
+    }
+    if !secret.is_proven(&exchange.of_client(), &answer.rest) {
+        return Err(HelloError::WrongPassword);
+    }
+    frames.send(frame(&encode(Kind::Hello, me.role, &secret.prove(&exchange.of_server())))).await?;
+    Ok(said.role)
+}
+
+/// What a node says that can't even listen to a hello, as a frame.
+pub fn refusal(role: Role, reason: &str) -> Bytes {
+    frame(&encode(Kind::Refused, role, reason.as_bytes()))
+}
+
+/// What a peer that is refused is told; nothing if it is not there any more.
+fn farewell(error: &HelloError) -> Option<String> {
+    match error {
+        HelloError::Version(theirs) => {
+            Some(format!("this node speaks version {VERSION} of the Overspill RPC, you speak version {theirs}"))
+        }
+        HelloError::NotOverspill => {
+            Some(format!("this node speaks version {VERSION} of the Overspill RPC; that was no hello of it"))
+        }
+        HelloError::WrongPassword => Some(WRONG_PASSWORD.to_owned()),
+        HelloError::Refused(_)
+        | HelloError::PasswordMissing
+        | HelloError::PasswordUnused
+        | HelloError::Impostor
+        | HelloError::Closed
+        | HelloError::Timeout(_)
+        | HelloError::Io(_) => None,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::duplex;
-
-    use super::*;
-    use crate::rpc::frames::STALL_MAX;
-
-    const WITHIN: Duration = Duration::from_secs(2);
-
-    fn pair() -> (Frames<tokio::io::DuplexStream>, Frames<tokio::io::DuplexStream>) {
-        let (near, far) = duplex(4096);
-        (Frames::new(near, HELLO_BYTES_MAX, STALL_MAX), Frames::new(far, HELLO_BYTES_MAX, STALL_MAX))
-    }
-
-    #[tokio::test]
-    async fn both_sides_learn_the_role_of_the_other() {
-        let (mut near, mut far) = pair();
-        let (offered, accepted) =
-            tokio::join!(offer(&mut near, Role::Primary, WITHIN), accept(&mut far, Role::Secondary, WITHIN));
-        assert_eq!((offered.unwrap(), accepted.unwrap()), (Role::Secondary, Role::Primary));
-    }
-
-    #[tokio::test]
-    async fn a_wrong_version_is_told_to_both_with_both_versions() {
-        let (mut near, mut far) = pair();
-        let mut hello = encode(KIND_HELLO, Role::Client, "");
-        hello[5..7].copy_from_slice(&7u16.to_le_bytes());
-        near.send(frame(&hello)).await.unwrap();
-        let accepted = accept(&mut far, Role::Secondary, WITHIN).await.unwrap_err().to_string();
-        let answered = check(&near.next().await.unwrap().unwrap()).unwrap_err().to_string();
-        for text in [accepted, answered] {
-            assert!(text.contains("version 3") && text.contains("version 7"), "{text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_wrong_magic_is_refused_and_told_so() {
-        let (mut near, mut far) = pair();
-        near.send(frame(b"HELO\0\x01\0\0")).await.unwrap();
-        assert!(matches!(accept(&mut far, Role::Primary, WITHIN).await, Err(HelloError::NotOverspill)));
-        assert!(matches!(check(&near.next().await.unwrap().unwrap()), Err(HelloError::Refused(_))));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_does_not_say_hello_in_time_is_given_up() {
-        let (mut near, mut far) = pair();
-        assert!(matches!(offer(&mut near, Role::Primary, WITHIN).await, Err(HelloError::Timeout(_))));
-        drop(near);
-        let (_near, mut alone) = pair();
-        assert!(matches!(accept(&mut alone, Role::Primary, WITHIN).await, Err(HelloError::Timeout(_))));
-        // The hello that was sent is there, but nobody waits for the answer.
-        assert!(accept(&mut far, Role::Primary, WITHIN).await.is_err());
-    }
-
-    #[test]
-    fn bytes_after_a_hello_are_left_for_later_versions() {
-        assert_eq!(check(&encode(KIND_HELLO, Role::Primary, "token")).unwrap(), Role::Primary);
-        assert!(matches!(check(b"OVSP"), Err(HelloError::NotOverspill)));
-    }
-}
+mod tests;

@@ -14,4 +14,4 @@ mod driver;
 mod queue;
 
 pub use client::{Client, Options};
-pub use hello::Role;
+pub use hello::{Me, Role};

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::backlog::Backlog;
 use super::counters::Counters;
+use super::crowds::Crowds;
 use super::evaluate::{Answer, Outcome, answers_a_value, evaluate, is_blind, value_bytes};
 use super::latches::Latches;
 use super::loader::Loader;
@@ -43,6 +44,7 @@ pub(super) struct Core {
     pub tier: Option<SharedTier>,
     pub tasks: Tasks,
     pub latches: Arc<Latches>,
+    pub crowds: Crowds,
     pub loader: Loader,
     /// Something was queued to be spilled.
     pub spill: Notify,
@@ -56,6 +58,15 @@ pub(super) struct Core {
     tier_is_up: AtomicBool,
     /// See [`Core::check_rows`].
     rows_count: AtomicBool,
+}
+
+/// A write that is committed, or has turned out to change nothing.
+pub(super) struct Written {
+    pub reply: Answer,
+    /// Of what was written.
+    pub version: Option<Version>,
+    /// Of what it has seen, if the tier does not have that yet.
+    pub seen: Option<Version>,
 }
 
 /// What the shard serves now. Replaced as a whole.
@@ -109,6 +120,7 @@ impl Core {
             tier,
             tasks: Tasks::default(),
             latches: Latches::new(),
+            crowds: Crowds::default(),
             loader: Loader::new(),
             spill: Notify::new(),
             progress: Notify::new(),
@@ -159,7 +171,7 @@ impl Core {
     /// Executes a command on a key, waiting for latch, load, room and tier as it needs, until `deadline`.
     /// Whose reply would not fit `replies` is not done.
     pub async fn execute(
-        &self,
+        self: &Arc<Self>,
         serving: &Serving,
         command: Command,
         replies: &ReplyRoom,
@@ -216,17 +228,35 @@ impl Core {
         }
     }
 
-    async fn write(&self, command: Command, replies: &ReplyRoom, deadline: Instant) -> Result<Reply, Error> {
+    async fn write(self: &Arc<Self>, command: Command, replies: &ReplyRoom, deadline: Instant) -> Result<Reply, Error> {
         let Some(key) = command.key().cloned() else {
             return Err(Error::Invalid("this command has no key".to_owned()));
         };
-        let latch = timeout_at(deadline, self.latches.acquire(&key))
-            .await
-            .map_err(|_| Error::Busy("other writes of this key did not end in time".to_owned()))?;
+        let may_join = !self.is_write_through() && !answers_a_value(&command);
+        let latch = match self.latches.try_acquire(&key) {
+            Some(latch) => latch,
+            None if may_join => return self.write_in_crowd(key, command, deadline).await,
+            None => timeout_at(deadline, self.latches.acquire(&key))
+                .await
+                .map_err(|_| Error::Busy("other writes of this key did not end in time".to_owned()))?,
+        };
+        let written = self.write_latched(&key, command, Some(replies), deadline).await?;
+        drop(latch);
+        self.confirm(&key, written, deadline).await
+    }
+
+    /// Evaluates and commits a write. The caller holds the latch of its key. `replies`: of a command that answers a value.
+    pub async fn write_latched(
+        &self,
+        key: &Key,
+        command: Command,
+        replies: Option<&ReplyRoom>,
+        deadline: Instant,
+    ) -> Result<Written, Error> {
         let now = self.clock.now();
-        let mut known = if is_blind(&command) { Known::default() } else { self.know(&key, now, deadline).await? };
+        let mut known = if is_blind(&command) { Known::default() } else { self.know(key, now, deadline).await? };
         let old_bytes = known.found.as_ref().map_or(0, |found| found.value.as_bytes().len());
-        if answers_a_value(&command) && !replies.reserve(old_bytes) {
+        if answers_a_value(&command) && replies.is_some_and(|replies| !replies.reserve(old_bytes)) {
             return Err(Error::ReplyTooLarge);
         }
         let payload_bytes = payload_bytes(&command, known.found.as_ref());
@@ -237,22 +267,28 @@ impl Core {
                 // R9: many may wait, so it is not held on to meanwhile. Under the latch it stays what it is, or dies.
                 drop(known);
                 let admission = self.room(payload_bytes, deadline).await?;
-                known = self.know(&key, now, deadline).await?;
+                known = self.know(key, now, deadline).await?;
                 admission
             }
         };
         let Some(Outcome { reply, mutation }) = evaluate(command, known.found, self.clock.now()) else {
             return Err(Error::Invalid("this command is not a write of a key".to_owned()));
         };
-        let Some(mutation) = mutation else {
-            drop((admission, latch));
-            self.wait_visible(&key, known.unspilled, deadline).await?; // a refusal tells what the key is
-            return reply.into_reply(None);
+        let version = match mutation {
+            Some(mutation) => Some(self.commit(mutation, admission, deadline).await?),
+            None => None,
         };
-        let version = self.commit(mutation, admission, deadline).await?;
-        drop(latch);
-        self.wait_through(&key, version, deadline).await?;
-        reply.into_reply(Some(version))
+        Ok(Written { reply, version, seen: known.unspilled })
+    }
+
+    /// In write-through, waits until the tier has what a reply tells.
+    async fn confirm(&self, key: &Key, written: Written, deadline: Instant) -> Result<Reply, Error> {
+        let Written { reply, version, seen } = written;
+        match version {
+            Some(version) => self.wait_through(key, version, deadline).await?,
+            None => self.wait_visible(key, seen, deadline).await?, // a refusal tells what the key is
+        }
+        reply.into_reply(version)
     }
 
     /// In write-through, waits until the tier has what was written.

@@ -56,7 +56,7 @@ impl Group {
     }
 
     /// What a key will be once the group is committed, if the group changes it.
-    fn find(&self, key: &Key) -> Option<Option<Found>> {
+    pub fn find(&self, key: &Key) -> Option<Option<Found>> {
         if self.newest.is_empty() {
             return None;
         }
@@ -137,7 +137,6 @@ impl Core {
 
     fn try_write(&self, group: &mut Group, place: usize, command: Command) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
-        let now = self.clock.now();
         let pending = group.find(key);
         let is_follower = pending.is_some();
         if is_follower && self.is_write_through() {
@@ -147,6 +146,21 @@ impl Core {
         if latch.is_none() && !is_follower {
             return Tried::MustWait(command);
         }
+        self.try_latched(group, place, command, pending, latch)
+    }
+
+    /// Tries a write whose key nobody else may write. `pending`: what the key will be once the group is committed.
+    pub(super) fn try_latched(
+        &self,
+        group: &mut Group,
+        place: usize,
+        command: Command,
+        pending: Option<Option<Found>>,
+        latch: Option<Latch>,
+    ) -> Tried {
+        let Some(key) = command.key() else { return Tried::MustWait(command) };
+        let now = self.clock.now();
+        let is_follower = pending.is_some();
         let known = match pending {
             Some(found) => Known { found, unspilled: None },
             None if is_blind(&command) => Known::default(),

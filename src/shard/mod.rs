@@ -10,6 +10,7 @@
 //! | loader ×3 | reads records back | on stop |
 //! | expirer | deletes what has expired | on stop |
 //! | filter | reads the keys that have rows, once an assignment | when done |
+//! | crowd | one for each key that several write at a time: writes for all of them | when nobody waits |
 //! | journal | group commit | on stop, after the last sync |
 //! | journal watch | stops serving when the journal has failed | on stop |
 //! | checkpointer | keeps the journal short | on stop |
@@ -19,6 +20,7 @@ mod checkpointer;
 mod claim;
 mod core;
 mod counters;
+mod crowds;
 mod evaluate;
 mod expirer;
 mod fence;

@@ -18,6 +18,7 @@ pub async fn cluster(folder: &Path) -> LocalCluster {
     let options = LocalOptions {
         data_dir: folder.to_owned(),
         secondaries: 2,
+        secret: None,
         journal: journal::Options { segment_bytes: 1 << 20, ..journal::Options::new(Fsync::Never, 1 << 26) },
         shard: ShardOptions {
             capacity: 50,

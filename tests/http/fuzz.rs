@@ -87,7 +87,9 @@ async fn ten_thousand_strange_inputs_are_answered_or_closed() {
         let (http, budget, answered) = (http.clone(), Arc::clone(&budget), Arc::clone(&answered));
         connections.spawn(async move {
             let (mut near, far) = duplex(16 * 1024);
-            let served = tokio::spawn(async move { http.serve(far, budget, CancellationToken::new()).await });
+            let served = tokio::spawn(async move {
+                http.serve(far, ([127, 0, 0, 1], 1).into(), budget, CancellationToken::new()).await
+            });
             let exchange = async {
                 // It may be closed before it has heard all.
                 let _ = near.write_all(&inputs).await;

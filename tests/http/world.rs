@@ -92,7 +92,9 @@ impl World {
 pub fn connect(http: &Http) -> Caller<DuplexStream> {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let http = http.clone();
-    tokio::spawn(async move { http.serve(far, Budget::new(256 << 20), CancellationToken::new()).await });
+    tokio::spawn(async move {
+        http.serve(far, ([127, 0, 0, 1], 1).into(), Budget::new(256 << 20), CancellationToken::new()).await
+    });
     Caller::new(near)
 }
 

@@ -41,15 +41,13 @@ async fn requests_have_the_documented_format() {
 }
 
 #[tokio::test]
-async fn other_protocols_are_served_on_the_same_port() {
+async fn redis_clients_are_answered_on_the_same_port() {
     let server = start(Options::default());
-    for (hello, expected) in
-        [("PING\r\nQUIT\r\n", "+PONG\r\n+OK\r\n"), ("*1\r\n$4\r\nPING\r\nQUIT\r\n", "+PONG\r\n+OK\r\n")]
-    {
+    for hello in ["PING\r\n", "*1\r\n$4\r\nPING\r\n"] {
         let mut stream = connect(&server).await;
         stream.write_all(hello.as_bytes()).await.unwrap();
-        let answer = String::from_utf8(read_out(stream).await).unwrap();
-        assert_eq!(answer, expected);
+        stream.shutdown().await.unwrap();
+        assert_eq!(String::from_utf8(read_out(stream).await).unwrap(), "+PONG\r\n");
     }
 }
 
@@ -82,7 +80,8 @@ async fn garbage_is_closed_and_others_are_served() {
         bytes.insert(0, 0);
         if round % 2 == 0 {
             // A good hello, and garbage in a good frame.
-            bytes = [&frame(b"OVSP\0\x02\0\0")[..], &frame(&[0xff; 9]), &frame(&bytes)].concat();
+            bytes =
+                [&frame(&[&b"OVSP\0\x03\0\0"[..], &[7; 32]].concat())[..], &frame(&[0xff; 9]), &frame(&bytes)].concat();
         }
         // It may be closed before all is written.
         let _ = stream.write_all(&bytes).await;

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use overspill::command::{Command, Existence, Moved, PAIRS_MAX, Reply};
+use overspill::command::{Command, Existence, Moved, PAIRS_MAX, Reply, Update};
 use overspill::journal::memory::MemoryDisk;
 use overspill::service::Error;
 use overspill::shard::WriteMode;
 
 use crate::fences::{crash_after, run};
 use crate::rig::{Setup, get_command, key, put_command, value};
-use crate::updates::{Whereabouts, append, bring, setups, take, told};
+use crate::updates::{Whereabouts, append, bring, setups, take, told, update};
 
 pub fn rename(from: &str, to: &str) -> Command {
     Command::Move { from: key(from), to: key(to), is_copy: false, existence: Existence::Any }
@@ -91,6 +91,26 @@ async fn a_key_is_moved_from_and_onto_any_place() {
                     assert!(!is_live(from) || rig.tier.row(&key(a)).is_none());
                 }
             }
+        }
+        rig.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_not_moved_onto_one_that_exists_if_it_must_not() {
+    for (name, setup, places) in setups() {
+        let rig = setup.start().await;
+        for to in places {
+            let (a, b) = (&format!("{{s}}a{to:?}"), &format!("{{s}}b{to:?}"));
+            rig.put(a, "a").await;
+            bring(&rig, b, "b", to).await;
+            let command = Command::Move { from: key(a), to: key(b), is_copy: false, existence: Existence::Absent };
+            let is_live = !matches!(to, Whereabouts::Absent | Whereabouts::Expired);
+            let expected = if is_live { Moved::Refused } else { Moved::Done };
+            assert_eq!(rig.one(command).await, Ok(Reply::Moved(expected)), "{to:?}, {name}");
+            rig.tier.release_flushes();
+            assert_eq!(rig.get(a).await.as_deref(), is_live.then_some("a"), "{to:?}, {name}");
+            assert_eq!(rig.get(b).await.as_deref(), Some(if is_live { "b" } else { "a" }), "{to:?}, {name}");
         }
         rig.shutdown().await.unwrap();
     }
@@ -270,29 +290,58 @@ async fn through_without_a_journal_never_takes_the_old_key_out_of_the_tier_first
     assert_eq!((rig.tier.row(&key("{s}c")), rig.tier.row(&key("{s}d")).unwrap().value), (None, value("w")));
 }
 
-/// R15: two that need more room than there is for both don't hold it against each other.
+/// R1: whoever adds to a key while it is moved adds to what was moved or to what comes after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_lost_or_doubled_between_additions_and_moves() {
+    const ADDITIONS: i64 = 400;
+    for setup in [Setup::new(2), Setup::new(100).journaled()] {
+        let rig = setup.start().await;
+        let adders = (0..4).map(|_| {
+            let rig = rig.clone();
+            tokio::spawn(async move {
+                for _ in 0..ADDITIONS / 4 {
+                    rig.one(update("{s}a", Update::Add { by: 1 })).await.unwrap();
+                }
+            })
+        });
+        let adders: Vec<_> = adders.collect();
+        let mut sum = 0;
+        while sum < ADDITIONS {
+            let is_over = adders.iter().all(tokio::task::JoinHandle::is_finished);
+            rig.one(rename("{s}a", "{s}b")).await.unwrap();
+            sum += told(rig.one(take("{s}b")).await).parse().unwrap_or(0);
+            assert!(!is_over || sum == ADDITIONS, "{sum} of {ADDITIONS}");
+        }
+        assert_eq!((sum, rig.get("{s}a").await, rig.get("{s}b").await), (ADDITIONS, None, None));
+        for adder in adders {
+            adder.await.unwrap();
+        }
+        rig.shutdown().await.unwrap();
+    }
+}
+
+/// R15: who needs more room than there is holds none of it against others, who may hold the rest against it.
 #[tokio::test]
 async fn commands_on_several_keys_take_their_room_at_once() {
-    let mut setup = Setup::new(4);
-    setup.options.memory_bytes_max = 64 << 20;
-    let rig = setup.start().await;
-    let capacity = rig.stats().await.records_max as usize;
-    rig.tier.hold_flushes();
+    let rig = Setup::new(4).start().await;
+    let bound = rig.shard.store().stats().records_bound as usize;
+    let count = bound * 2 / 3;
     let many = |name: &str| {
-        let pairs: Vec<_> = (0..capacity).map(|i| (key(format!("{{s}}{name}{i}")), value("v"))).collect();
-        Command::PutAllAbsent { first: pairs[0].clone(), more: pairs[1..].to_vec() }
+        let mut pairs = (0..count).map(|i| (key(format!("{{s}}{name}{i}")), value("v")));
+        Command::PutAllAbsent { first: pairs.next().unwrap(), more: pairs.collect() }
     };
-    // As much as memory and its backlog take, and then two that want the rest.
-    let mut filled = 0;
-    while rig.one_within(put_command(&format!("fill{filled}"), "x"), 20).await.is_ok() {
-        filled += 1;
-        assert!(filled < 100_000);
+    rig.tier.hold_flushes();
+    for i in 0..bound - 100 {
+        rig.put(&format!("fill{i}"), "x").await;
     }
     let (a, b, ()) = tokio::join!(rig.one(many("a")), rig.one(many("b")), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
+        for i in 0..50 {
+            rig.one_within(put_command(&format!("beside{i}"), "x"), 1000).await.expect("there is room for it");
+        }
         rig.tier.release_flushes();
     });
     assert_eq!((a, b), (Ok(Reply::Done(true)), Ok(Reply::Done(true))));
     rig.until_spilled().await;
-    assert_eq!(rig.count().await as usize, filled + 2 * capacity);
+    assert_eq!(rig.count().await as usize, bound - 50 + 2 * count);
 }

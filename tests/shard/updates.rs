@@ -1,8 +1,10 @@
 //! Changes of a key by what it is: wherever the key is, and in every mode.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use overspill::command::{Command, Existence, ExpireWhen, NewExpiry, Place, Reply, Update};
+use overspill::journal::memory::MemoryDisk;
 use overspill::record::{Timestamp, VALUE_BYTES_MAX};
 use overspill::service::{Error, REPLIES_BYTES_MAX};
 use overspill::shard::WriteMode;
@@ -327,4 +329,52 @@ async fn numbers_of_any_length_leave_the_budget_as_it_was() {
     }
     rig.until_spilled().await;
     assert_eq!(rig.stats().await.memory_bytes, before);
+}
+
+/// As much as memory and its backlog take while the tier takes nothing.
+async fn fill(rig: &Rig) {
+    let mut filled = 0;
+    while rig.one_within(put_command(&format!("fill{filled}"), "x"), 20).await.is_ok() {
+        filled += 1;
+        assert!(filled < 100_000);
+    }
+}
+
+/// R9, R15: what waits for room does not keep the value that it has looked up, and looks again.
+#[tokio::test]
+async fn an_update_that_waited_for_room_still_knows_the_key() {
+    let rig = Setup::new(4).start().await;
+    for k in ["n", "s", "t"] {
+        rig.put_spilled(k, "5").await;
+    }
+    rig.tier.hold_flushes();
+    fill(&rig).await;
+    let commands = vec![add("n", 1), append("s", "6"), take("t")];
+    let (replies, ()) = tokio::join!(rig.run(commands, Duration::from_secs(10)), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        rig.tier.release_flushes();
+    });
+    assert_eq!(replies.into_iter().map(told).collect::<Vec<_>>(), ["6", "2", "5"]);
+    assert_eq!((rig.get("n").await.as_deref(), rig.get("s").await.as_deref()), (Some("6"), Some("56")));
+    assert_eq!(rig.get("t").await, None);
+}
+
+/// R2: a refusal that has seen what was not committed is told only if that is.
+#[test]
+fn what_a_group_that_failed_would_have_been_is_not_told() {
+    let mut setup = Setup::new(10).journaled();
+    let disk = MemoryDisk::new();
+    setup.journal.as_mut().unwrap().memory = Some(disk.clone());
+    run(async {
+        let rig = setup.start().await;
+        tokio::time::sleep(Duration::from_millis(300)).await; // until the journal has marked its end
+        disk.fail_next_write(ErrorKind::StorageFull, 10);
+        let commands = vec![put_command("k", "not a number"), add("k", 1), take("k"), get_command("k")];
+        for reply in rig.run(commands, Duration::from_secs(1)).await {
+            assert!(matches!(reply, Err(Error::Busy(_))), "{reply:?}");
+        }
+        assert_eq!(rig.get("k").await, None);
+        assert_eq!(rig.one(add("k", 1)).await, Ok(Reply::Number(1)));
+        rig.shutdown().await.unwrap();
+    });
 }

@@ -12,11 +12,13 @@ mod stall;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::header::AUTHORIZATION;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -73,6 +75,7 @@ pub struct Http {
 
 /// What the requests of a connection share.
 struct Peer {
+    address: SocketAddr,
     share: Arc<Share>,
     /// A request was refused before all of it was read.
     is_cut_short: AtomicBool,
@@ -160,13 +163,14 @@ impl Http {
     pub async fn serve<IO>(
         &self,
         io: IO,
+        address: SocketAddr,
         budget: Arc<Budget>,
         shutdown: CancellationToken,
     ) -> Result<(), ConnectionError>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let peer = Arc::new(Peer { share: Share::new(budget), is_cut_short: AtomicBool::new(false) });
+        let peer = Arc::new(Peer { address, share: Share::new(budget), is_cut_short: AtomicBool::new(false) });
         let of_requests = Arc::clone(&peer);
         let service = service_fn(|request| self.answer(request, Arc::clone(&of_requests)).boxed());
         let mut connection = http1::Builder::new()
@@ -204,6 +208,9 @@ impl Http {
             request.extensions_mut().insert(peer);
             TowerToHyperService::new(self.router.clone()).call(request).await?
         } else {
+            if request.headers().contains_key(AUTHORIZATION) {
+                self.access.note_refused(peer.address, "http");
+            }
             Refused::unauthorized().into_response()
         };
         self.metrics.responded(response.status().as_u16());
@@ -215,8 +222,7 @@ impl Http {
         let is_probe = |uri: &Uri| matches!(uri.path(), "/livez" | "/readyz") && uri.query().is_none();
         self.access.is_open()
             || is_probe(request.uri())
-            || request::credentials(request.headers())
-                .is_some_and(|(user, password)| self.access.admits(user.as_deref(), &password))
+            || request::authorization(request.headers()).is_some_and(|given| self.access.admits_header(given))
     }
 }
 

@@ -135,6 +135,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             return Err(Refusal::err(reason));
         }
         if !self.door.access.admits(user, password) {
+            self.door.access.note_refused(self.client.client.peer, "resp");
             return Err(Refusal("WRONGPASS invalid username-password pair or user is disabled.".to_owned()));
         }
         self.session.is_authenticated = true;
