@@ -351,6 +351,15 @@ pub struct ShardStats {
     pub journal_syncs: u64,
     /// How long the last sync took, in microseconds.
     pub journal_sync_us: u64,
+    /// Accounted bytes of `unspilled`, now.
+    pub unspilled_bytes: u64,
+    /// Of `unspilled`, what is on its way to the tier now: the others stay in memory for as long as it has room.
+    pub spill_queue: u64,
+    /// The oldest of the spill queue has waited at least so long.
+    pub spill_queue_age_ms: u64,
+    /// Connections to the tier in use now, and how many there may be; 0 of 0 where there are none.
+    pub tier_pool_used: u64,
+    pub tier_pool_max: u64,
 }
 
 /// An outcome, with its version: what a log carries and the tier stores (R1). Applying one never needs I/O.

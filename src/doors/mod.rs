@@ -12,7 +12,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{Clock, SystemClock};
 use crate::cluster::{Assignment, ControlError, Fence, MapView, Member, MemberStatus, Readiness, ShardName, Topology};
+use crate::metrics::{DoorName, Metrics, Refusal};
 use crate::record::Epoch;
 use crate::rpc::Role;
 use crate::rpc::answers::Budget;
@@ -21,6 +23,9 @@ use crate::slots::SlotSet;
 use crate::task::Tasks;
 
 mod access;
+mod counted;
+pub mod http;
+mod meter;
 mod open;
 mod prefixed;
 pub mod resp;
@@ -28,6 +33,9 @@ pub mod rpc;
 mod seldom;
 mod sniff;
 
+use self::counted::Counted;
+use self::http::Http;
+use self::meter::{Metered, Meters};
 use self::open::open;
 use self::sniff::Protocol;
 
@@ -100,13 +108,29 @@ pub struct Door<S, M = NoMember> {
     pub topology: Arc<dyn Topology>,
     pub access: Access,
     pub redis: resp::Node,
+    pub metrics: Arc<Metrics>,
+    meters: Meters,
+    clock: Arc<dyn Clock>,
+    started: Instant,
     pub options: Options,
 }
 
 impl<S, M> Door<S, M> {
     pub fn new(service: S, member: M, topology: impl Topology, options: Options) -> Self {
         let (topology, access) = (Arc::new(topology), options.access.clone());
-        Self { service, member, topology, access, redis: resp::Node::default(), options }
+        let metrics = Metrics::new();
+        Self {
+            service,
+            member,
+            topology,
+            access,
+            redis: resp::Node::default(),
+            meters: Meters::new(&metrics),
+            metrics,
+            clock: SystemClock::shared(),
+            started: Instant::now(),
+            options,
+        }
     }
 }
 
@@ -124,6 +148,7 @@ where
     let _end = tasks.token().clone().drop_guard();
     let connections = Arc::new(Semaphore::new(door.options.connections_max));
     let budget = Budget::new(door.options.answers_bytes_max);
+    let http = Http::new(&door);
     let mut warned: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -141,12 +166,14 @@ where
         };
         let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
             let max = door.options.connections_max;
+            door.metrics.refused(Refusal::TooMany);
             warn_seldom(&mut warned, || tracing::warn!(%peer, max, "connection refused: there are too many"));
             continue;
         };
-        let (door, budget, token) = (Arc::clone(&door), Arc::clone(&budget), tasks.token().clone());
+        let (door, http) = (Arc::clone(&door), http.clone());
+        let (budget, token) = (Arc::clone(&budget), tasks.token().clone());
         tasks.spawn("connection", async move {
-            if let Err(error) = connection(stream, peer, door, budget, token).await {
+            if let Err(error) = connection(stream, peer, door, http, budget, token).await {
                 tracing::debug!(%peer, %error, "connection ended");
             }
             drop(permit);
@@ -175,12 +202,15 @@ enum ConnectionError {
     Rpc(#[from] rpc::ConnectionError),
     #[error(transparent)]
     Resp(#[from] resp::ConnectionError),
+    #[error(transparent)]
+    Http(#[from] http::ConnectionError),
 }
 
 async fn connection<S, M>(
     stream: TcpStream,
     peer: SocketAddr,
     door: Arc<Door<S, M>>,
+    http: Http,
     budget: Arc<Budget>,
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError>
@@ -191,30 +221,51 @@ where
     let opened = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
-        opened = Box::pin(open(stream, peer, &door.options)) => opened?,
+        opened = Box::pin(open(stream, peer, &door.options)) => opened,
     };
-    match opened {
-        Some((Protocol::Rpc, stream)) => Ok(Box::pin(rpc::serve(stream, peer, door, budget, shutdown)).await?),
-        Some((Protocol::Resp | Protocol::Inline, stream)) => {
+    let opened = opened.inspect_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => door.metrics.refused(Refusal::Silent),
+        // What TLS is not satisfied with.
+        io::ErrorKind::InvalidData | io::ErrorKind::Other => door.metrics.refused(Refusal::Protocol),
+        _ => {}
+    });
+    let Some((protocol, stream)) = opened? else { return Ok(()) };
+    let counted = |stream, name| Counted::new(stream, door.metrics.connected(name));
+    match protocol {
+        Protocol::Rpc => {
+            let stream = counted(stream, DoorName::Rpc);
+            Ok(Box::pin(rpc::serve(stream, peer, door, budget, shutdown)).await?)
+        }
+        Protocol::Resp | Protocol::Inline => {
+            let stream = counted(stream, DoorName::Resp);
             Ok(Box::pin(resp::serve(stream, peer, door, budget, shutdown)).await?)
         }
-        Some((Protocol::Http | Protocol::Tls, stream)) => {
+        Protocol::Http => {
+            let stream = counted(stream, DoorName::Http);
+            Ok(Box::pin(http.serve(stream, peer, budget, shutdown)).await?)
+        }
+        Protocol::Tls => {
+            door.metrics.refused(Refusal::Protocol);
             farewell(stream, b"-ERR this protocol is not spoken here\r\n").await;
             Ok(())
         }
-        None => Ok(()),
     }
 }
 
 /// Sends last words, if there are any, and sees that they arrive: closing a socket with unread bytes resets it, and the
 /// peer may lose what it was sent.
-async fn farewell<IO: AsyncRead + AsyncWrite + Unpin>(mut stream: IO, words: &[u8]) {
+async fn farewell<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, words: &[u8]) {
+    farewell_of(stream, words, FAREWELL_BYTES).await;
+}
+
+/// As [`farewell`], with so much being read.
+async fn farewell_of<IO: AsyncRead + AsyncWrite + Unpin>(mut stream: IO, words: &[u8], bytes_max: usize) {
     let say = async {
         stream.write_all(words).await?;
         stream.shutdown().await?;
         // Not in the future itself: every connection would have it.
         let (mut discarded, mut buffer) = (0, vec![0; 4096]);
-        while discarded < FAREWELL_BYTES {
+        while discarded < bytes_max {
             match stream.read(&mut buffer).await? {
                 0 => break,
                 count => discarded += count,

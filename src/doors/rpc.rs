@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Assignment, ControlError, Fence, MapView, Member, MemberStatus, ShardName};
 use crate::command::{Command, Reply};
-use crate::doors::{Door, farewell};
+use crate::doors::{Door, Metered, farewell};
+use crate::metrics::DoorName;
 use crate::record::Epoch;
 use crate::rpc::answers::{Budget, Held, Share, UnderWay};
 use crate::rpc::codec::server_transport;
@@ -311,7 +312,7 @@ impl<S: Service, M: Member> Node for Handler<S, M> {
         }
         let Some(begun) = self.0.begin(deadline).await else { return refuse(no_room()) };
         let batch = Batch { commands, epoch, timeout: deadline.saturating_duration_since(Instant::now()) };
-        let mut replies = self.0.door.service.execute(batch).await;
+        let mut replies = Metered::new(&self.0.door, DoorName::Rpc).execute(batch).await;
         let held = fit(begun, &mut replies);
         self.0.answer(Made { replies, held, outdated_at: deadline + REST_GRACE })
     }

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
+use super::backlog::Backlog;
 use super::counters::Counters;
 use super::crowds::Crowds;
 use super::evaluate::{Answer, Outcome, answers_a_value, evaluate, is_blind, value_bytes};
@@ -52,6 +53,7 @@ pub(super) struct Core {
     /// Those who wait until the tier has a version.
     pub clean_waits: Tickets<()>,
     pub counters: Counters,
+    pub backlog: Backlog,
     serving: RwLock<Arc<Serving>>,
     tier_is_up: AtomicBool,
     /// See [`Core::check_rows`].
@@ -124,6 +126,7 @@ impl Core {
             progress: Notify::new(),
             clean_waits: Tickets::new(),
             counters: Counters::default(),
+            backlog: Backlog::default(),
             serving: RwLock::new(Arc::new(Serving::new(
                 None,
                 Epoch::default(),

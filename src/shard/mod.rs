@@ -15,6 +15,7 @@
 //! | journal watch | stops serving when the journal has failed | on stop |
 //! | checkpointer | keeps the journal short | on stop |
 
+mod backlog;
 mod checkpointer;
 mod claim;
 mod core;

@@ -138,11 +138,17 @@ impl Spiller<'_> {
     }
 
     async fn spill_all(&self) -> Result<(), GaveUp> {
-        self.fence.current()?; // while there is none, nothing is taken up
+        let queued = || self.core.store.stats().spilling;
         loop {
+            if !self.core.store.has_spill() {
+                self.core.backlog.end(); // what waits no more may have been set aside, and not confirmed
+                return Ok(());
+            }
+            self.core.backlog.begin(queued);
+            self.fence.current()?; // while there is none, nothing is taken up
             let mut effects = self.core.store.take_spill(ROWS_MAX, FLUSH_BYTES_MAX);
             if effects.is_empty() {
-                return Ok(());
+                continue; // all of it was stale
             }
             if let Err(error) = self.core.log.harden().await {
                 warn!(%error, "nothing is spilled any more");
@@ -193,6 +199,7 @@ impl Spiller<'_> {
         }
         self.core.counters.spilled_rows.add(effects.len() as u64);
         self.core.counters.spilled_batches.add(1);
+        self.core.backlog.done(effects.len() as u64);
         for ticket in self.core.store.confirm(effects) {
             self.core.clean_waits.answer(ticket, ());
         }

@@ -51,6 +51,7 @@ impl Shard {
         let (core, store) = (&self.core, self.core.store.stats());
         let counters = &core.counters;
         let journal = core.log.journal().map(Journal::usage).unwrap_or_default();
+        let connections = core.tier.as_ref().map(|tier| tier.connections()).unwrap_or_default();
         let write_mode = match core.options.write_mode {
             WriteMode::Spill => "spill",
             WriteMode::Behind => "behind",
@@ -97,6 +98,11 @@ impl Shard {
             journal_groups: journal.groups,
             journal_syncs: journal.syncs,
             journal_sync_us: journal.last_sync_us,
+            unspilled_bytes: store.bytes_unspilled,
+            spill_queue: store.spilling,
+            spill_queue_age_ms: core.backlog.age().as_millis() as u64,
+            tier_pool_used: connections.used.into(),
+            tier_pool_max: connections.max.into(),
         }
     }
 }

@@ -130,6 +130,11 @@ fn figures(stats: &ShardStats) -> Vec<(&'static str, Figure)> {
         journal_groups,
         journal_syncs,
         journal_sync_us,
+        unspilled_bytes,
+        spill_queue,
+        spill_queue_age_ms,
+        tier_pool_used,
+        tier_pool_max,
     } = stats;
     vec![
         ("epoch", Count(*epoch)),
@@ -171,6 +176,11 @@ fn figures(stats: &ShardStats) -> Vec<(&'static str, Figure)> {
         ("journal_groups", Count(*journal_groups)),
         ("journal_syncs", Count(*journal_syncs)),
         ("journal_sync_us", Count(*journal_sync_us)),
+        ("unspilled_bytes", Bytes(*unspilled_bytes)),
+        ("spill_queue", Count(*spill_queue)),
+        ("spill_queue_age_ms", Millis(*spill_queue_age_ms)),
+        ("tier_pool_used", Count(*tier_pool_used)),
+        ("tier_pool_max", Count(*tier_pool_max)),
     ]
 }
 

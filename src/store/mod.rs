@@ -121,6 +121,9 @@ pub struct StoreStats {
     pub live: u64,
     pub leaving: u64,
     pub unspilled: u64,
+    pub bytes_unspilled: u64,
+    /// On their way to the tier: queued, or in a flush.
+    pub spilling: u64,
     pub tombstones: u64,
     pub tier_records: u64,
     pub filter_is_complete: bool,

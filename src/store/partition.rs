@@ -61,6 +61,9 @@ pub(super) struct Counts {
     live: usize,
     leaving: usize,
     pub(super) unspilled: usize,
+    bytes_unspilled: usize,
+    /// On their way to the tier.
+    spilling: usize,
     tombstones: usize,
     memory_only: usize,
     tombstones_in_tier: usize,
@@ -75,6 +78,8 @@ impl Counts {
             live: one(!flags.tombstone),
             leaving: one(flags.leaving && !flags.tombstone),
             unspilled: one(entry.is_unspilled()),
+            bytes_unspilled: if entry.is_unspilled() { entry.cost_bytes() } else { 0 },
+            spilling: one(flags.queued || flags.flushing),
             tombstones: one(flags.tombstone),
             memory_only: one(!flags.tombstone && !flags.in_tier),
             tombstones_in_tier: one(flags.tombstone && flags.in_tier),
@@ -86,6 +91,8 @@ impl Counts {
         self.live = combine(self.live, other.live);
         self.leaving = combine(self.leaving, other.leaving);
         self.unspilled = combine(self.unspilled, other.unspilled);
+        self.bytes_unspilled = combine(self.bytes_unspilled, other.bytes_unspilled);
+        self.spilling = combine(self.spilling, other.spilling);
         self.tombstones = combine(self.tombstones, other.tombstones);
         self.memory_only = combine(self.memory_only, other.memory_only);
         self.tombstones_in_tier = combine(self.tombstones_in_tier, other.tombstones_in_tier);
@@ -361,6 +368,8 @@ impl Partition {
         stats.live += counts.live as u64;
         stats.leaving += counts.leaving as u64;
         stats.unspilled += counts.unspilled as u64;
+        stats.bytes_unspilled += counts.bytes_unspilled as u64;
+        stats.spilling += counts.spilling as u64;
         stats.tombstones += counts.tombstones as u64;
         stats.tier_records += self.filter.len() as u64;
         stats.filter_is_complete &= self.filter.is_complete();

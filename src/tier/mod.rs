@@ -52,6 +52,13 @@ pub struct Prepared {
     pub warnings: Vec<String>,
 }
 
+/// Connections in use, and how many there may be; 0 of 0 for a tier that has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Connections {
+    pub used: u32,
+    pub max: u32,
+}
+
 pub type TierFuture<'a, T> = BoxFuture<'a, Result<T, TierError>>;
 
 /// A persistent store shared by all shards.
@@ -108,6 +115,11 @@ pub trait Tier: Send + Sync + 'static {
     /// Forgets the dead letter of a key, now that the effect of `version` has reached `records`; a letter of a newer version
     /// stays: it may be all that is left of it.
     fn unbury<'a>(&'a self, key: &'a Key, version: Version) -> TierFuture<'a, ()>;
+
+    /// How many of its connections are in use.
+    fn connections(&self) -> Connections {
+        Connections::default()
+    }
 
     /// Closes its connections, after what is running has ended.
     fn close(&self) -> BoxFuture<'_, ()>;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::TierError;
+use super::{Connections, TierError};
 use crate::sync::Mutex;
 
 /// A connection that idled longer is asked for a sign of life before it is used: the server may have closed it.
@@ -58,6 +58,11 @@ impl<C: Connector> Pool<C> {
 
     pub(super) fn connector(&self) -> &C {
         &self.connector
+    }
+
+    pub(super) fn connections(&self) -> Connections {
+        let free = u32::try_from(self.permits.available_permits()).unwrap_or(self.size);
+        Connections { used: self.size.saturating_sub(free), max: self.size }
     }
 
     /// An idle connection that works, or a new one; waits its turn if all are in use.

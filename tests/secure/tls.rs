@@ -75,6 +75,11 @@ fn with_certificates_all_around_every_door_is_behind_tls_and_nothing_else_is_hea
         let large = "x".repeat(4 << 20);
         assert_eq!(redis.ask(&["SET", "large", &large]), "+OK");
         assert!(redis.ask(&["GET", "large"]) == large);
+        let mut http = cluster.authority.connect(port, Some(&cluster.pair)).unwrap();
+        http.write_all(b"GET /v1/kv/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        http.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("\r\n\r\n2"), "{answer}");
     }
     // In clear, each protocol is told in its own words.
     let (code, said) = cluster.kv(&[], &["GET", "a"]);

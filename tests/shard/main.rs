@@ -15,4 +15,5 @@ mod rig;
 mod scans;
 mod spills;
 mod stops;
+mod topology;
 mod updates;

@@ -242,3 +242,19 @@ async fn failures_of_single_calls_are_got_over() {
         assert_eq!(rig.get(&format!("k{i}")).await, Some(i.to_string()));
     }
 }
+
+/// A person who watches sees what waits for the tier, how much it is, and for how long.
+#[tokio::test]
+async fn what_waits_for_the_tier_has_a_size_and_an_age() {
+    let rig = Setup::new(1).start().await;
+    rig.put("k", "12345").await;
+    let stats = rig.stats().await;
+    assert_eq!((stats.unspilled, stats.spill_queue, stats.spill_queue_age_ms), (1, 0, 0), "it stays in memory");
+    assert!(stats.unspilled_bytes > 6);
+    rig.tier.hold_flushes();
+    rig.put("other", "x").await; // evicts "k"
+    rig.until_stats("it waits, and gets older", |stats| stats.spill_queue == 1 && stats.spill_queue_age_ms > 20).await;
+    rig.tier.release_flushes();
+    rig.until_stats("it waits no more", |stats| stats.spill_queue == 0 && stats.spill_queue_age_ms == 0).await;
+    assert_eq!(rig.stats().await.unspilled, 1);
+}

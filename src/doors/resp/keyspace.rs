@@ -82,9 +82,10 @@ pub(super) struct AllKeys<'a, S> {
 }
 
 impl<'a, S: Service> AllKeys<'a, S> {
-    pub fn of<M>(door: &'a Door<S, M>) -> Self {
+    /// `service`: the door's, however it is watched.
+    pub fn of<D, M>(door: &'a Door<D, M>, service: &'a S) -> Self {
         Self {
-            service: &door.service,
+            service,
             topology: &*door.topology,
             cursors: &door.redis.cursors,
             is_member: door.options.role == Role::Secondary,

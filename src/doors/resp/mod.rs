@@ -29,8 +29,9 @@ use self::batch::{Asked, Pending, Target, again, targets};
 use self::gathered::Gathered;
 use self::keyspace::{AllKeys, Cursors};
 use self::session::{Clients, Connected, Session};
-use super::{Door, farewell};
+use super::{Door, Metered, farewell};
 use crate::command::{Command, Reply};
+use crate::metrics::DoorName;
 use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, spec_of};
 use crate::protocol::resp::{Args, Encoder, Limits, Output, Parser, ProtocolError};
 use crate::record::Key;
@@ -132,7 +133,7 @@ struct Connection<S, M, IO> {
     held: Vec<Held>,
 }
 
-impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
+impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
         let mut room = READ_BYTES_MIN;
         loop {
@@ -288,7 +289,7 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             let commands = self.pending.take();
             let asked: Vec<Target> = targets(&commands).collect();
             let batch = Batch { commands, epoch: None, timeout: TIMEOUT };
-            let mut replies = self.door.service.execute(batch).await;
+            let mut replies = Metered::new(&self.door, DoorName::Resp).execute(batch).await;
             replies.resize_with(asked.len(), || Err(Error::Unknown("there was no answer".to_owned())));
             let held = begun.answered(replies.iter().flatten().map(Reply::size_bytes).sum());
             if held.is_cut() {
@@ -355,7 +356,8 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
         let begun = self.begin().await?;
         let is_write = command.is_write();
         let batch = Batch { commands: vec![command], epoch: None, timeout: TIMEOUT };
-        let reply = self.door.service.execute(batch).await.pop().unwrap_or(Err(Error::ReplyTooLarge));
+        let reply =
+            Metered::new(&self.door, DoorName::Resp).execute(batch).await.pop().unwrap_or(Err(Error::ReplyTooLarge));
         let held = begun.answered(reply.as_ref().map_or(0, Reply::size_bytes));
         let is_refused = held.is_cut() && !is_write;
         self.gathered.held.push(held);
@@ -369,7 +371,8 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     async fn keyspace(&mut self, asked: Keyspace) -> Result<(), ConnectionError> {
         let begun = self.begin().await?;
         let door = Arc::clone(&self.door);
-        let keys = AllKeys::of(&door);
+        let metered = Metered::new(&door, DoorName::Resp);
+        let keys = AllKeys::of(&door, &metered);
         let answer = match asked {
             Keyspace::Scan { cursor, pattern, count, has_type } => {
                 let page = keys.scan(cursor, pattern.as_ref(), count).await;

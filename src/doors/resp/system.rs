@@ -10,12 +10,14 @@ use super::keyspace::AllKeys;
 use super::session::Session;
 use super::{Connection, TIMEOUT, cluster, commands, info};
 use crate::command::{Command, Reply, ShardStats};
+use crate::doors::Metered;
+use crate::metrics::DoorName;
 use crate::protocol::redis::{ClientReply, Hello, Refusal, System};
 use crate::protocol::resp::{Encoder, Proto};
 use crate::service::{Batch, Service};
 use crate::slots::Slot;
 
-impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
+impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     pub(super) async fn system(&mut self, asked: System) {
         match asked {
             System::Ping(None) => self.reply(|encoder| encoder.simple("PONG")),
@@ -222,7 +224,8 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
 
     async fn keys_in_slot(&mut self, slot: Slot, count: Option<usize>) {
         let door = Arc::clone(&self.door);
-        let keys = AllKeys::of(&door);
+        let metered = Metered::new(&door, DoorName::Resp);
+        let keys = AllKeys::of(&door, &metered);
         let answered = match count {
             Some(count) => keys.of_slot(slot, count).await.map(|keys| {
                 self.reply(|encoder| {

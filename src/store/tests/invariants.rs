@@ -82,6 +82,8 @@ fn counts_are_those_of_a_full_walk(world: &World) {
             walked.live += count(!flags.tombstone);
             walked.leaving += count(!flags.tombstone && flags.leaving);
             walked.unspilled += count(!flags.clean);
+            walked.bytes_unspilled += count(!flags.clean) * entry.cost_bytes() as u64;
+            walked.spilling += count(flags.queued || flags.flushing);
             walked.tombstones += count(flags.tombstone);
             walked.memory_only += count(!flags.tombstone && !flags.in_tier);
             walked.tombstones_in_tier += count(flags.tombstone && flags.in_tier);

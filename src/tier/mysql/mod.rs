@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 pub use options::{MySqlOptions, MySqlUrlError, TlsMode};
 
 use super::pool::Pool;
-use super::{DeadLetter, Prepared, RowKey, Tier, TierFuture};
+use super::{Connections, DeadLetter, Prepared, RowKey, Tier, TierFuture};
 use crate::cluster::{Fence, FenceToken, ShardName};
 use crate::command::Effect;
 use crate::record::{Key, Lsn, Record, Version};
@@ -41,6 +41,10 @@ impl MySqlTier {
 impl Tier for MySqlTier {
     fn describe(&self) -> String {
         self.pool.connector().options.to_string()
+    }
+
+    fn connections(&self) -> Connections {
+        self.pool.connections()
     }
 
     fn prepare(&self) -> TierFuture<'_, Prepared> {

@@ -16,7 +16,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::batch::{in_key_order, padded_runs, record_bytes, runs};
 use super::pool::{Lease, Pool};
-use super::{DeadLetter, Prepared, ROWS_MAX, RowKey, Tier, TierError, TierFuture, check_rows};
+use super::{Connections, DeadLetter, Prepared, ROWS_MAX, RowKey, Tier, TierError, TierFuture, check_rows};
 use crate::cluster::{Fence, FenceToken, Incarnation, ShardName};
 use crate::command::Effect;
 use crate::record::{Epoch, JournalId, Key, Lsn, Record, Timestamp, Value, Version};
@@ -282,6 +282,11 @@ fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
 impl Tier for SqliteTier {
     fn describe(&self) -> String {
         format!("sqlite://{}", self.writer.connector().path.display())
+    }
+
+    fn connections(&self) -> Connections {
+        let (writer, readers) = (self.writer.connections(), self.readers.connections());
+        Connections { used: writer.used + readers.used, max: writer.max + readers.max }
     }
 
     fn prepare(&self) -> TierFuture<'_, Prepared> {
