@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod clock;
 pub mod mutants;
 pub mod net;
+pub mod request;
 pub mod secret;
 mod sync;
 pub mod task;

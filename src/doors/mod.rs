@@ -21,6 +21,7 @@ use crate::slots::SlotSet;
 use crate::task::Tasks;
 
 mod access;
+mod ask;
 mod open;
 mod prefixed;
 pub mod resp;
@@ -32,6 +33,7 @@ use self::open::open;
 use self::sniff::Protocol;
 
 pub use self::access::Access;
+pub use self::ask::{Source, ask};
 pub use self::open::{Incoming, Tls};
 pub use self::prefixed::Prefixed;
 

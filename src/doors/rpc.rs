@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Assignment, ControlError, Fence, Member, MemberStatus, ShardName};
 use crate::command::{Command, Reply};
-use crate::doors::{Door, farewell};
+use crate::doors::{Door, Source, ask, farewell};
 use crate::record::Epoch;
+use crate::request::RequestId;
 use crate::rpc::answers::{Budget, Held, Share, UnderWay};
 use crate::rpc::codec::server_transport;
 use crate::rpc::frames::{FRAME_BYTES_MAX, Frames, Gate};
@@ -103,8 +104,13 @@ where
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
     let share = Share::new(budget);
-    let node =
-        Arc::new(Connection { door: Arc::clone(&door), share, rest: Mutex::default(), shutdown: shutdown.clone() });
+    let node = Arc::new(Connection {
+        door: Arc::clone(&door),
+        peer,
+        share,
+        rest: Mutex::default(),
+        shutdown: shutdown.clone(),
+    });
     let mut drained = pin!(async {
         shutdown.cancelled().await;
         gate.drain();
@@ -177,6 +183,7 @@ impl Rest {
 /// What the requests of a connection share.
 struct Connection<S, M> {
     door: Arc<Door<S, M>>,
+    peer: SocketAddr,
     share: Arc<Share>,
     rest: Mutex<Rest>,
     shutdown: CancellationToken,
@@ -300,7 +307,7 @@ impl<S, M> Clone for Handler<S, M> {
 }
 
 impl<S: Service, M: Member> Node for Handler<S, M> {
-    async fn execute(self, _: Context, epoch: Option<Epoch>, timeout_ms: u32, commands: Commands) -> Answer {
+    async fn execute(self, context: Context, epoch: Option<Epoch>, timeout_ms: u32, commands: Commands) -> Answer {
         let timeout = Duration::from_millis(timeout_ms.into()).min(TIMEOUT_MAX);
         let (now, commands) = (Instant::now(), commands.into_vec());
         let deadline = now + timeout;
@@ -310,7 +317,9 @@ impl<S: Service, M: Member> Node for Handler<S, M> {
         }
         let Some(begun) = self.0.begin(deadline).await else { return refuse(no_room()) };
         let batch = Batch { commands, epoch, timeout: deadline.saturating_duration_since(Instant::now()) };
-        let mut replies = self.0.door.service.execute(batch).await;
+        let request = RequestId::from_wire(context.trace_context.trace_id.into());
+        let source = Source { door: "rpc", peer: self.0.peer, request };
+        let mut replies = ask(&self.0.door.service, batch, source).await;
         let held = fit(begun, &mut replies);
         self.0.answer(Made { replies, held, outdated_at: deadline + REST_GRACE })
     }

@@ -8,6 +8,7 @@ mod passwords;
 #[allow(dead_code, reason = "shared with other tests")]
 mod process;
 mod redis;
+mod requests;
 mod tls;
 
 use std::net::TcpListener;

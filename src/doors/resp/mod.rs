@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::batch::{Asked, Pending, Target, is_overtaken, targets};
 use self::keyspace::{AllKeys, Cursors};
 use self::session::{Clients, Connected, Session};
-use super::{Door, farewell};
+use super::{Door, Source, ask, farewell};
 use crate::command::{Command, Reply};
 use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, translate};
 use crate::protocol::resp::{Args, Encoder, Limits, Output, Parser, ProtocolError};
@@ -275,7 +275,8 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             let commands = self.pending.take();
             asked.extend(targets(&commands));
             let batch = Batch { commands, epoch: None, timeout: TIMEOUT };
-            replies.extend(self.door.service.execute(batch).await);
+            let source = Source { door: "resp", peer: self.client.client.peer, request: None };
+            replies.extend(ask(&self.door.service, batch, source).await);
             let bytes = replies.iter().flatten().map(Reply::size_bytes).sum();
             // Until it is written.
             let _held = room.answered(bytes);
