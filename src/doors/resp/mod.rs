@@ -90,7 +90,7 @@ pub(super) async fn serve<S: Service, M: Send + Sync + 'static, IO: AsyncRead + 
         session: Session::new(door.access.is_open()),
         client: door.redis.clients.connect(peer),
         share: Share::new(budget),
-        parser: Parser::new(Limits::default()),
+        parser: Parser::new(limits(door.access.is_open())),
         stream,
         input: BytesMut::new(),
         output: Output::new(),
@@ -106,6 +106,14 @@ pub(super) async fn serve<S: Service, M: Send + Sync + 'static, IO: AsyncRead + 
         }
         ended => ended,
     }
+}
+
+/// What a client may send in one request: little, before it has said who it is (Redis: 10 arguments of 16 KiB).
+fn limits(is_authenticated: bool) -> Limits {
+    if is_authenticated {
+        return Limits::default();
+    }
+    Limits { args_max: 10, arg_bytes_max: 16 * 1024, request_bytes_max: 64 * 1024, ..Limits::default() }
 }
 
 struct Connection<S, M, IO> {

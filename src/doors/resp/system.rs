@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::keyspace::AllKeys;
 use super::session::Session;
-use super::{Connection, TIMEOUT, cluster, commands, errors, info};
+use super::{Connection, TIMEOUT, cluster, commands, errors, info, limits};
 use crate::command::{Command, Reply, ShardStats};
 use crate::protocol::redis::{ClientReply, Hello, Refusal, System};
 use crate::protocol::resp::{Encoder, Proto};
@@ -30,6 +30,7 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             }
             System::Reset => {
                 self.session = Session::new(self.door.access.is_open());
+                self.parser.set_limits(limits(self.session.is_authenticated));
                 self.client.client.names.lock().name = Bytes::new();
                 self.reply(|encoder| encoder.simple("RESET"));
             }
@@ -137,6 +138,7 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             return Err(Refusal("WRONGPASS invalid username-password pair or user is disabled.".to_owned()));
         }
         self.session.is_authenticated = true;
+        self.parser.set_limits(limits(true));
         Ok(())
     }
 

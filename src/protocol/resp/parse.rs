@@ -115,6 +115,11 @@ impl Parser {
         Self { limits, stage: Stage::Start, at: 0, searched: 0, spans: Spans::default(), held_bytes: 0 }
     }
 
+    /// From now on; what is being read is measured by them too.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// The next request, or `None` until more bytes are appended to `buffer`. What is no request and no error, such as
     /// an empty line, is skipped.
     ///
