@@ -53,7 +53,7 @@ fn a_request_has_one_name_from_its_door_over_the_hop_to_its_statement() {
         ];
         told.iter().all(|requests| requests.contains(&name))
     });
-    assert!(values(&primary.log(), "answered", "door").contains(&"resp".to_owned()));
+    eventually("of every door", || values(&primary.log(), "answered", "door").contains(&"resp".to_owned()));
     assert!(!primary.log().contains("\"PUT\""), "neither commands nor keys are logged");
 }
 
