@@ -1,11 +1,13 @@
 //! What can be asked of Overspill and what it answers, free of any protocol; and [`Effect`], what a log carries.
 
+mod pairs;
 mod update;
 
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Key, Record, Timestamp, Ttl, Value, Version};
 
+pub use pairs::{PAIRS_MAX, TooManyPairs};
 pub use update::{Existence, ExpireWhen, NewExpiry, Update};
 
 /// One thing to do. Commands with a key go to the shard that owns its slot; the others go to every shard.
@@ -37,10 +39,16 @@ pub enum Command {
     /// Changes a key by what it is, in one step. Answered as its [`Update`] says.
     Update { key: Key, update: Update },
     /// Gives the value and expiry of a key to another one of its slot, in one step; it goes, unless it is copied. Answered by
-    /// [`Reply::Moved`].
+    /// [`Reply::Moved`]. Without a journal a crash may leave both keys, or lose what was not spilled with both.
     Move { from: Key, to: Key, is_copy: bool, existence: Existence },
-    /// Stores values for keys of one slot if none of them exists, in one step. Answered by [`Reply::Done`]: whether it did.
-    PutAllAbsent { first: (Key, Value), more: Vec<(Key, Value)> },
+    /// Stores values for keys of one slot if none of them exists, in one step. Of a key that comes twice the last value counts.
+    /// At most [`PAIRS_MAX`] keys, and values that together are no longer than one may be. Answered by [`Reply::Done`]: whether it
+    /// did.
+    PutAllAbsent {
+        first: (Key, Value),
+        #[serde(deserialize_with = "pairs::deserialize")]
+        more: Vec<(Key, Value)>,
+    },
 }
 
 /// What must hold for a [`Command::Put`] to store its value.
@@ -103,9 +111,46 @@ impl Command {
         }
     }
 
-    /// Whether the command acts on several keys. In a batch with other commands on them, only its first is kept in order.
+    /// Whether the command acts on several keys.
     pub fn has_many_keys(&self) -> bool {
-        matches!(self, Self::Move { .. } | Self::PutAllAbsent { .. })
+        match self {
+            Self::Move { .. } | Self::PutAllAbsent { .. } => true,
+            Self::Get { .. }
+            | Self::Put { .. }
+            | Self::Delete { .. }
+            | Self::Exists { .. }
+            | Self::Ttl { .. }
+            | Self::Expire { .. }
+            | Self::Persist { .. }
+            | Self::Scan { .. }
+            | Self::Count
+            | Self::Stats
+            | Self::Explain { .. }
+            | Self::Update { .. } => false,
+        }
+    }
+
+    /// What the types of its parts don't see to.
+    ///
+    /// # Errors
+    /// [`TooManyPairs`].
+    pub fn check(&self) -> Result<(), TooManyPairs> {
+        match self {
+            Self::PutAllAbsent { first, more } => pairs::check(first, more),
+            Self::Get { .. }
+            | Self::Put { .. }
+            | Self::Delete { .. }
+            | Self::Exists { .. }
+            | Self::Ttl { .. }
+            | Self::Expire { .. }
+            | Self::Persist { .. }
+            | Self::Scan { .. }
+            | Self::Count
+            | Self::Stats
+            | Self::Explain { .. }
+            | Self::Update { .. }
+            | Self::Move { .. } => Ok(()),
+        }
     }
 
     /// About how many bytes the command takes on a wire or in a queue.

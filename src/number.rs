@@ -3,8 +3,10 @@
 /// Decimal places that a [`Decimal`] has.
 const PLACES: usize = 17;
 const ONE: i128 = 100_000_000_000_000_000;
-/// Longest text that can be a number.
-const TEXT_BYTES_MAX: usize = 256;
+/// Longest text that can be a number; Redis' bound.
+const TEXT_BYTES_MAX: usize = 5 * 1024;
+/// Longest text of a [`Decimal`]: a double may have 309 digits, and what is less than 10²¹ is exact.
+pub const DECIMAL_BYTES_MAX: usize = 320;
 
 /// An integer in the one spelling that Redis takes (`string2ll`): no `+`, no `-0`, no leading zeros, no spaces.
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
@@ -53,12 +55,17 @@ impl Decimal {
             None => (false, mantissa.strip_prefix('+').unwrap_or(mantissa)),
         };
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let mut units: i128 = 0;
+        let (mut units, mut dropped): (i128, i32) = (0, 0);
         for digit in whole.bytes().chain(fraction.bytes()) {
             let digit = digit.is_ascii_digit().then(|| i128::from(digit - b'0'))?;
-            units = units.checked_mul(10)?.checked_add(digit)?;
+            match units.checked_mul(10).and_then(|units| units.checked_add(digit)).filter(|_| dropped == 0) {
+                Some(more) => units = more,
+                // More digits than a double has, or than there are places for.
+                None => dropped += 1,
+            }
         }
-        let mut places = exponent.checked_add(PLACES as i32)?.checked_sub(fraction.len() as i32)?;
+        let places = exponent.checked_add(PLACES as i32)?.checked_sub(fraction.len() as i32)?;
+        let mut places = places.checked_add(dropped)?;
         while places > 0 {
             units = units.checked_mul(10)?;
             places -= if units == 0 { places } else { 1 };
@@ -78,7 +85,7 @@ impl Decimal {
         {
             return Some(Self::Exact(sum));
         }
-        let sum = self.as_double() + other.as_double();
+        let sum = self.as_double() + other.as_double() + 0.0; // there is no negative zero
         sum.is_finite().then_some(Self::Double(sum))
     }
 
@@ -141,13 +148,41 @@ mod tests {
             ("0", "-0.5", "-0.5"),
             ("1e-17", "0", "0.00000000000000001"),
             ("1e-40", "0", "0"),
-            ("1e300", "1e300", "2000"),
+            ("1e300", "1e300", "2"),
         ] {
             let shown = sum(a, b).unwrap();
             assert!(shown.starts_with(expected), "{a} + {b} = {shown}");
         }
+        for (a, b, expected) in [
+            ("0.024390243902439025", "-0.024390243902439025", "0"),
+            ("-0", "-0", "0"),
+            ("5.", ".5", "5.5"),
+            ("3.14159265358979323846264338327950288419716939937510", "0", "3.14159265358979324"),
+        ] {
+            assert_eq!(sum(a, b).unwrap(), expected, "{a} + {b}");
+        }
         assert_eq!(sum("1e308", "1e308"), None);
         assert_eq!(sum("inf", "-inf"), None);
+    }
+
+    /// What is stored is the text: it must be a number again, and fit where it is put.
+    #[test]
+    fn every_sum_is_a_number_again_and_has_a_longest_text() {
+        let many = format!("0.{}{}", "0".repeat(290), "123456789".repeat(5));
+        let negative = format!("-0.{}1", "0".repeat(400));
+        for a in
+            ["1e300", "1.7976931348623157e308", "-1e308", "1e-320", "1e21", "-1e22", "0.1", "inf", &many, &negative]
+        {
+            for b in ["0", "1", "-1", "1e-17", "2.5e40", &many, &negative] {
+                let Some(text) = sum(a, b) else {
+                    assert_eq!(a, "inf");
+                    continue;
+                };
+                assert!(text.len() <= DECIMAL_BYTES_MAX, "{a} + {b} = {text}");
+                assert_ne!(text, "-0");
+                assert_eq!(sum(&text, "0").as_ref(), Some(&text), "{a} + {b}");
+            }
+        }
     }
 
     #[test]

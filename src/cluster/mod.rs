@@ -119,6 +119,8 @@ pub struct MemberStatus {
     /// The name, epoch and slots that it holds now; a slot that it is still spilling away counts as held.
     pub held: Option<Holding>,
     pub state: MemberState,
+    /// Where clients are to reach it, if it says so itself.
+    pub announced: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,6 +187,9 @@ pub trait Member: Send + Sync + 'static {
         slots: SlotSet,
         epoch: Epoch,
     ) -> impl Future<Output = Result<bool, ControlError>> + Send;
+
+    /// Tells the secondary who serves what, for its clients.
+    fn inform(&self, map: MapView) -> impl Future<Output = Result<(), ControlError>> + Send;
 
     /// A primary that stops says so, and another list may lead at once.
     fn resign(&self, list: Vec<ShardName>) -> impl Future<Output = Result<(), ControlError>> + Send;

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::ShardName;
 use crate::record::Epoch;
 use crate::slots::{SLOTS, Slot, SlotSet};
 
 /// A node that knows who serves what, and whether it is fit to be asked. Both answers are cheap and never wait.
 pub trait Topology: Send + Sync + 'static {
-    /// The map as this node knows it: a primary the whole, a secondary perhaps its own part only.
+    /// The map as this node knows it: a primary the whole; a secondary what it serves itself, and of the others what its
+    /// primary has told it last.
     fn map(&self) -> Arc<MapView>;
 
     fn readiness(&self) -> Readiness;
@@ -25,7 +28,7 @@ impl<T: Topology> Topology for Arc<T> {
 }
 
 /// A slot map. No slot is in two places.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MapView {
     /// Zero before there is a map.
     pub epoch: Epoch,
@@ -34,12 +37,13 @@ pub struct MapView {
 }
 
 /// One shard of a map.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardView {
     pub name: ShardName,
     /// Where clients reach it, as `host:port`.
     pub address: String,
     /// It is the node that answers.
+    #[serde(skip)]
     pub is_me: bool,
     /// Under which it serves: the map's, or an older one while the map changes.
     pub epoch: Epoch,
@@ -49,7 +53,7 @@ pub struct ShardView {
     pub unserved: Vec<Unserved>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unserved {
     pub slots: SlotSet,
     pub reason: String,
@@ -65,6 +69,35 @@ impl MapView {
             let unserved = shard.unserved.iter().find(|unserved| unserved.slots.contains(slot))?;
             Some((shard, Err(unserved.reason.as_str())))
         })
+    }
+
+    /// The map of a node that is `me`, who knows best what it serves itself. What it has not been told is not in it.
+    pub fn seen_by(&self, me: ShardView) -> Self {
+        let own = me.unserved.iter().fold(me.served.clone(), |all, unserved| all.union(&unserved.slots));
+        let others = |shard: &ShardView| {
+            let unserved = shard.unserved.iter().map(|it| Unserved { slots: it.slots.difference(&own), ..it.clone() });
+            ShardView {
+                served: shard.served.difference(&own),
+                unserved: unserved.filter(|unserved| !unserved.slots.is_empty()).collect(),
+                ..shard.clone()
+            }
+        };
+        let mut shards: Vec<ShardView> = self.shards.iter().map(others).collect();
+        let epoch = self.epoch.max(me.epoch);
+        match shards.iter_mut().find(|shard| shard.name == me.name) {
+            // What it neither serves nor is to serve is on its way from it to others, or to it.
+            Some(place) => {
+                let mut unserved = me.unserved;
+                let slots = place.served.clone();
+                if !slots.is_empty() {
+                    unserved.push(Unserved { slots, reason: "it is changing hands".to_owned() });
+                }
+                unserved.append(&mut place.unserved);
+                *place = ShardView { unserved, ..me };
+            }
+            None => shards.push(me),
+        }
+        Self { epoch, shards }
     }
 
     /// The shard that is this node.
@@ -144,6 +177,24 @@ mod tests {
         assert!(map.is_complete());
         let part = MapView { epoch: Epoch(3), shards: vec![shard("a", "0-99", "100")] };
         assert!(!part.is_complete() && part.shard_of(Slot::LAST).is_none() && part.me().is_none());
+    }
+
+    #[test]
+    fn a_node_knows_its_own_part_best_and_the_others_by_hearsay() {
+        let told = MapView { epoch: Epoch(3), shards: vec![shard("a", "0-99", "100"), shard("b", "101-16383", "")] };
+        let mut me = shard("b", "90-100,200-16383", "101-150");
+        me.epoch = Epoch(4);
+        let map = told.seen_by(me);
+        assert_eq!(map.epoch, Epoch(4));
+        let told: Vec<_> = map.shards.iter().map(|shard| (shard.name.as_str(), shard.served.to_string())).collect();
+        assert_eq!(told, [("a", "0-89".to_owned()), ("b", "90-100,200-16383".to_owned())]);
+        let unserved: Vec<_> = map.unserved().map(|it| (it.slots.to_string(), it.reason.as_str())).collect();
+        let changing = ("151-199".to_owned(), "it is changing hands");
+        assert_eq!(unserved, [("101-150".to_owned(), "it is away"), changing]);
+        assert!(map.is_complete());
+
+        let alone = MapView::default().seen_by(shard("b", "5", ""));
+        assert_eq!((alone.me().unwrap().served.to_string(), alone.is_complete()), ("5".to_owned(), false));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub enum Update {
     Overwrite { offset: u32, part: Value },
     /// Answered by [`Reply::Found`](super::Reply::Found): what it was.
     Take,
-    /// Answered by [`Reply::Found`](super::Reply::Found).
+    /// Answered by [`Reply::Found`](super::Reply::Found): what it was.
     GetAndExpire { expiry: NewExpiry },
     /// Answered by [`Reply::Done`](super::Reply::Done): whether the expiry was set.
     Expire { expiry: NewExpiry, when: ExpireWhen },
@@ -50,7 +50,7 @@ pub enum NewExpiry {
     Keep,
     Never,
     In(Ttl),
-    /// If this is past, the key dies at once.
+    /// If this is past, the key dies at once. If it is later than [`TTL_MAX`](crate::record::TTL_MAX) from now, that counts.
     At(Timestamp),
 }
 

@@ -79,6 +79,11 @@ pub struct SecondaryArgs {
     #[arg(long, env = "KV_BIND", default_value = "127.0.0.1", value_name = "HOST")]
     pub bind: String,
 
+    /// Where clients are to reach this secondary, host:port; default: where its primary does. For cluster clients of Redis, when
+    /// they are on another network
+    #[arg(long, env = "KV_ANNOUNCE", value_name = "ADDRESS")]
+    pub announce: Option<HostPort>,
+
     /// Encrypt connections to MySQL: `required`, `preferred` (if the server can), or `off`
     #[arg(long, env = "KV_TLS_MYSQL", value_name = "MODE")]
     pub tls_mysql: Option<TlsArg>,
@@ -162,6 +167,7 @@ impl SecondaryArgs {
         info!(primary = %self.primary, "waiting for the primary to tell which slots to serve");
         Ok(SecondaryOptions {
             bind: self.bind,
+            announce: self.announce.map(|address| address.to_string()),
             port: self.port,
             tier,
             journal,

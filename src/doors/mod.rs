@@ -266,6 +266,10 @@ impl Member for NoMember {
         Self::refused()
     }
 
+    async fn inform(&self, _map: MapView) -> Result<(), ControlError> {
+        Self::refused()
+    }
+
     async fn resign(&self, _list: Vec<ShardName>) -> Result<(), ControlError> {
         Self::refused()
     }

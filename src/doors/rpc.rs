@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Assignment, ControlError, Fence, Member, MemberStatus, ShardName};
+use crate::cluster::{Assignment, ControlError, Fence, MapView, Member, MemberStatus, ShardName};
 use crate::command::{Command, Reply};
 use crate::doors::{Door, Source, ask, farewell};
 use crate::record::Epoch;
@@ -154,7 +154,8 @@ fn size_bytes(request: &NodeRequest) -> usize {
         | NodeRequest::Assign { .. }
         | NodeRequest::Fences { .. }
         | NodeRequest::Retire { .. }
-        | NodeRequest::Resign { .. } => 0,
+        | NodeRequest::Resign { .. }
+        | NodeRequest::Inform { .. } => 0,
     }
 }
 
@@ -346,6 +347,10 @@ impl<S: Service, M: Member> Node for Handler<S, M> {
 
     async fn retire(self, _: Context, expected: Fence, slots: SlotSet, epoch: Epoch) -> Result<bool, ControlError> {
         self.0.door.member.retire(expected, slots, epoch).await
+    }
+
+    async fn inform(self, _: Context, map: MapView) -> Result<(), ControlError> {
+        self.0.door.member.inform(map).await
     }
 
     async fn resign(self, _: Context, list: Vec<ShardName>) -> Result<(), ControlError> {

@@ -53,6 +53,7 @@ impl LocalCluster {
         for i in 1..=options.secondaries {
             let secondary = Secondary::start(SecondaryOptions {
                 bind: LOOPBACK.to_owned(),
+                announce: None,
                 port: 0,
                 tier: TierChoice::Sqlite(file.clone()),
                 journal: Some(JournalOptions {

@@ -29,6 +29,8 @@ pub struct SecondaryOptions {
     pub bind: String,
     /// Port to listen on; 0 takes a free one.
     pub port: u16,
+    /// Where clients are to reach it, as `host:port`, if not where its primary does.
+    pub announce: Option<String>,
     pub tier: TierChoice,
     /// Where and how it keeps its journal; only with a tier.
     pub journal: Option<JournalOptions>,
@@ -73,6 +75,7 @@ impl Secondary {
         info!(%address, tier = described, capacity, %policy, write = ?write_mode, "secondary listens");
         let stop = CancellationToken::new();
         shard.listens_at(address.to_string());
+        options.announce.into_iter().for_each(|address| shard.announce(address));
         let door_options = doors::Options { role: Role::Secondary, port: address.port(), ..options.door };
         let door = Door::new(shard.clone(), shard.clone(), shard.clone(), door_options);
         let door = tokio::spawn(doors::serve(listener, Arc::new(door), stop.clone()));

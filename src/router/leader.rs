@@ -19,8 +19,8 @@ use super::teller::Teller;
 use super::view::map_view;
 use super::{LOOKING, Peer, Router, Routes, Target};
 use crate::cluster::{
-    Assignment, ControlError, Fence, Incarnation, MemberStatus, OrderAnswer, Retirement, Route, Seen, ShardName, View,
-    plan, readers,
+    Assignment, ControlError, Fence, Incarnation, MapView, MemberStatus, OrderAnswer, Retirement, Route, Seen,
+    ShardName, View, plan, readers,
 };
 use crate::record::Epoch;
 use crate::slots::{SLOTS, SlotSet};
@@ -54,6 +54,8 @@ pub struct Leader<P> {
     peers: BTreeMap<ShardName, Arc<P>>,
     seen: BTreeMap<ShardName, Seen>,
     orders: BTreeMap<ShardName, Assignment>,
+    /// The map that each secondary was told, and in which life.
+    informed: BTreeMap<ShardName, (Incarnation, Arc<MapView>)>,
     /// The fences as last read, while the map is unsettled.
     fences: Result<Vec<Fence>, String>,
     epoch: Option<Epoch>,
@@ -84,6 +86,7 @@ impl<P: Peer> Leader<P> {
             peers: BTreeMap::new(),
             seen: BTreeMap::new(),
             orders: BTreeMap::new(),
+            informed: BTreeMap::new(),
             fences: Err(UNREAD.to_owned()),
             epoch: None,
             teller: Teller::default(),
@@ -191,11 +194,17 @@ impl<P: Peer> Leader<P> {
             let peer = self.peers.get(name)?;
             let planned_for = self.seen.get(name).and_then(incarnation);
             let order = planned_for.and_then(|life| Some((life, self.orders.get(name)?.clone())));
-            Some(async move { (name.clone(), look(peer.as_ref(), order).await) })
+            let map = Arc::clone(&self.router.routes().map);
+            let informed = self.informed.get(name).filter(|(_, told)| *told == map).map(|(life, _)| *life);
+            Some(async move { (name.clone(), look(peer.as_ref(), order, informed, &map).await, map) })
         });
-        for (name, (status, order)) in join_all(asked).await {
-            self.see(name, status, order);
+        for (name, looked, map) in join_all(asked).await {
+            if let Some(life) = looked.informed {
+                self.informed.insert(name.clone(), (life, map));
+            }
+            self.see(name, looked.status, looked.order);
         }
+        self.informed.retain(|name, _| names.binary_search(name).is_ok());
         self.seen.retain(|name, _| names.binary_search(name).is_ok()); // what is not asked any more gets old
     }
 
@@ -261,7 +270,11 @@ impl<P: Peer> Leader<P> {
             }
             targets.push(target);
         }
-        let map = map_view(&self.options.list, routes, epoch, &self.address_of);
+        let address_of = |name: &ShardName| {
+            let status = self.seen.get(name).and_then(|seen| seen.status.as_ref().ok());
+            status.and_then(|status| status.announced.clone()).unwrap_or_else(|| (self.address_of)(name))
+        };
+        let map = map_view(&self.options.list, routes, epoch, address_of);
         self.router.set_routes(Routes { by_slot, targets, map: Arc::new(map) });
     }
 }
@@ -274,28 +287,42 @@ fn incarnation(seen: &Seen) -> Option<Incarnation> {
     seen.status.as_ref().ok().map(|status| status.incarnation)
 }
 
+/// What a look at a secondary has brought.
+struct Looked {
+    status: Result<MemberStatus, ControlError>,
+    order: OrderAnswer,
+    /// The life of it that knows the map.
+    informed: Option<Incarnation>,
+}
+
 /// Asks what a secondary is, and gives it its order: not to another life of it than the one that was planned for, since
-/// that one may have another tier.
+/// that one may have another tier. Tells it the map, unless its life is the one that was `informed`.
 async fn look<P: Peer>(
     peer: &P,
     order: Option<(Incarnation, Assignment)>,
-) -> (Result<MemberStatus, ControlError>, OrderAnswer) {
+    informed: Option<Incarnation>,
+    map: &MapView,
+) -> Looked {
+    let failed = |error| Looked { status: Err(error), order: OrderAnswer::None, informed: None };
     let asked = async {
         let status = match peer.status().await {
             Ok(status) => status,
-            Err(error) => return (Err(error), OrderAnswer::None),
+            Err(error) => return failed(error),
         };
-        let Some((_, order)) = order.filter(|(life, _)| *life == status.incarnation) else {
-            return (Ok(status), OrderAnswer::None);
+        let life = status.incarnation;
+        let is_informed = informed == Some(life) || peer.inform(map.clone()).await.is_ok();
+        let informed = is_informed.then_some(life);
+        let Some((_, order)) = order.filter(|(planned_for, _)| *planned_for == life) else {
+            return Looked { status: Ok(status), order: OrderAnswer::None, informed };
         };
         match peer.assign(order).await {
-            Ok(status) => (Ok(status), OrderAnswer::Accepted),
-            Err(error @ ControlError::Unreachable(_)) => (Err(error), OrderAnswer::None),
-            Err(error) => (Ok(status), OrderAnswer::Refused(error)),
+            Ok(status) => Looked { status: Ok(status), order: OrderAnswer::Accepted, informed },
+            Err(error @ ControlError::Unreachable(_)) => failed(error),
+            Err(error) => Looked { status: Ok(status), order: OrderAnswer::Refused(error), informed },
         }
     };
-    let silence = || (Err(ControlError::Unreachable("no answer in time".to_owned())), OrderAnswer::None);
-    timeout(ASK_TIMEOUT, asked).await.unwrap_or_else(|_| silence())
+    let silence = |_| failed(ControlError::Unreachable("no answer in time".to_owned()));
+    timeout(ASK_TIMEOUT, asked).await.unwrap_or_else(silence)
 }
 
 /// Reads the fences through the first of these that can. All are asked: so they get to know their tier.

@@ -174,6 +174,10 @@ impl<P: Peer> Service for Router<P> {
         let mut scan_bytes = 0;
         let mut refused = Vec::new();
         for (place, command) in batch.commands.into_iter().enumerate() {
+            if let Err(error) = command.check() {
+                refused.push((place, Err(Error::Invalid(error.to_string()))));
+                continue;
+            }
             if let Command::Scan { limit, .. } = command {
                 scan_bytes += page_bytes_max(limit);
                 // The first fits.

@@ -92,6 +92,12 @@ impl Share {
         Some(UnderWay { share: Arc::clone(self) })
     }
 
+    /// Goes on with a request that has got some of its answers, whatever is held: the others get what room there is.
+    pub fn go_on(self: &Arc<Self>) -> UnderWay {
+        self.state.lock().under_way += 1;
+        UnderWay { share: Arc::clone(self) }
+    }
+
     /// Completes when [`Share::try_begin`] is worth another try. Counts from when it is made, not from its first poll.
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
@@ -251,6 +257,18 @@ mod tests {
         let begun: Vec<UnderWay> = (0..32).map(|_| share.try_begin().unwrap()).collect();
         let _held: Vec<Held> = begun.into_iter().map(|begun| begun.answered(16 * MIB)).collect();
         assert!(budget.held() <= 100 * MIB, "{}", budget.held());
+    }
+
+    #[test]
+    fn who_goes_on_gets_what_room_there_is_and_no_more() {
+        let budget = Budget::new(256 * MIB);
+        let share = share(&budget);
+        let held: Vec<Held> = (0..20).map(|_| share.go_on().answered(9 * MIB)).collect();
+        assert!(share.try_begin().is_none());
+        assert!(held.iter().take(7).all(|held| !held.is_cut()) && held.last().is_some_and(Held::is_cut));
+        assert!(budget.held() <= 128 * MIB, "{}", budget.held());
+        drop(held);
+        assert!(share.try_begin().is_some());
     }
 
     async fn woken(changed: Notified<'_>) {

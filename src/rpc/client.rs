@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Assignment, ControlError, Fence, Member, MemberStatus, ShardName};
+use crate::cluster::{Assignment, ControlError, Fence, MapView, Member, MemberStatus, ShardName};
 use crate::command::Command;
 use crate::net::ClientTls;
 use crate::record::Epoch;
@@ -223,6 +223,10 @@ impl Member for Client {
 
     async fn retire(&self, expected: Fence, slots: SlotSet, epoch: Epoch) -> Result<bool, ControlError> {
         self.control(|node, context| async move { node.retire(context, expected, slots, epoch).await }).await
+    }
+
+    async fn inform(&self, map: MapView) -> Result<(), ControlError> {
+        self.control(|node, context| async move { node.inform(context, map).await }).await
     }
 
     async fn resign(&self, list: Vec<ShardName>) -> Result<(), ControlError> {

@@ -114,7 +114,7 @@ impl Job {
         (count, bytes)
     }
 
-    /// If some reads of its last piece were refused for the sake of the others in the call: they and what came after them
+    /// If some commands of its last piece were refused for the sake of the others in the call: they and what came after them
     /// will be sent again, unless something was written after them.
     fn take_back(&mut self, piece: &Range<usize>) {
         let refused = |reply: &Result<Reply, Error>| matches!(reply, Err(Error::ReplyTooLarge));
@@ -123,7 +123,10 @@ impl Job {
         };
         let got_bytes: usize = self.replies.iter().take(first).flatten().map(Reply::size_bytes).sum();
         let again = self.submitted.commands().get(first..piece.end).unwrap_or_default();
-        if got_bytes >= FAIR_BYTES || again.iter().any(Command::is_write) {
+        // What was refused was not done, be it a write that answers a value.
+        let may_be_written = again.iter().zip(self.replies.iter().skip(first));
+        let may_be_written = may_be_written.filter(|(command, _)| command.is_write()).any(|(_, reply)| !refused(reply));
+        if got_bytes >= FAIR_BYTES || may_be_written {
             return;
         }
         self.submitted.withdraw(again.len());
@@ -349,6 +352,22 @@ mod tests {
         let _call = Call::assemble(&mut queue, Instant::now()).unwrap();
         let unavailable = Err(Unavailable("late".into()));
         assert_eq!(submitted.abandon("late"), [unavailable.clone(), unavailable], "the write was never sent");
+    }
+
+    /// A write that answers a value is refused undone, so it may be sent again, unless another one was done behind it.
+    #[tokio::test]
+    async fn refused_writes_are_sent_again_too() {
+        let take = || {
+            let update = crate::command::Update::Take;
+            Command::Update { key: Key::new("key").unwrap(), update }
+        };
+        let (a, _a_answered) = job(1, vec![take(), get()]);
+        let (b, mut b_answered) = job(1, vec![take(), take()]);
+        let mut queue = VecDeque::from([a, b]);
+        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        call.settle(vec![TOO_LARGE, read(1), TOO_LARGE, read(1)], "", &mut queue);
+        assert_eq!(b_answered.try_recv().unwrap(), [TOO_LARGE, read(1)], "the second was done");
+        assert_eq!(queue.iter().map(|job| job.sent).collect::<Vec<_>>(), [0]);
     }
 
     #[tokio::test]

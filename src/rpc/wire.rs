@@ -11,7 +11,7 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::cluster::{Assignment, ControlError, Fence, MemberStatus, ShardName};
+use crate::cluster::{Assignment, ControlError, Fence, MapView, MemberStatus, ShardName};
 use crate::command::Command;
 use crate::record::Epoch;
 use crate::rpc::answers::Held;
@@ -36,6 +36,7 @@ pub trait Node {
     async fn fences() -> Result<Vec<Fence>, ControlError>;
     async fn retire(expected: Fence, slots: SlotSet, epoch: Epoch) -> Result<bool, ControlError>;
     async fn resign(list: Vec<ShardName>) -> Result<(), ControlError>;
+    async fn inform(map: MapView) -> Result<(), ControlError>;
 }
 
 /// The replies to a batch, in its order, or as many of them as fit a frame.

@@ -1,6 +1,5 @@
 //! What the tasks of a shard share: its store, log, latches and queues, and the ways through them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,9 +11,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use super::counters::Counters;
-use super::evaluate::{Answer, Outcome, evaluate, evaluate_many, is_blind, keys_of, value_bytes};
+use super::crowds::Crowds;
+use super::evaluate::{Answer, Outcome, answers_a_value, evaluate, is_blind, value_bytes};
 use super::latches::Latches;
 use super::loader::Loader;
+use super::replies::ReplyRoom;
 use super::tickets::Tickets;
 use super::{ShardOptions, WriteMode};
 use crate::clock::Clock;
@@ -42,6 +43,7 @@ pub(super) struct Core {
     pub tier: Option<SharedTier>,
     pub tasks: Tasks,
     pub latches: Arc<Latches>,
+    pub crowds: Crowds,
     pub loader: Loader,
     /// Something was queued to be spilled.
     pub spill: Notify,
@@ -54,6 +56,15 @@ pub(super) struct Core {
     tier_is_up: AtomicBool,
     /// See [`Core::check_rows`].
     rows_count: AtomicBool,
+}
+
+/// A write that is committed, or has turned out to change nothing.
+pub(super) struct Written {
+    pub reply: Answer,
+    /// Of what was written.
+    pub version: Option<Version>,
+    /// Of what it has seen, if the tier does not have that yet.
+    pub seen: Option<Version>,
 }
 
 /// What the shard serves now. Replaced as a whole.
@@ -107,6 +118,7 @@ impl Core {
             tier,
             tasks: Tasks::default(),
             latches: Latches::new(),
+            crowds: Crowds::default(),
             loader: Loader::new(),
             spill: Notify::new(),
             progress: Notify::new(),
@@ -154,14 +166,25 @@ impl Core {
     }
 
     /// Executes a command on a key, waiting for latch, load, room and tier as it needs, until `deadline`.
-    pub async fn execute(&self, serving: &Serving, command: Command, deadline: Instant) -> Result<Reply, Error> {
+    /// Whose reply would not fit `replies` is not done.
+    pub async fn execute(
+        self: &Arc<Self>,
+        serving: &Serving,
+        command: Command,
+        replies: &ReplyRoom,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
         if let Some(key) = command.key() {
             serving.check_slot(key)?;
         }
         if command.has_many_keys() {
             return self.write_many(command, deadline).await;
         }
-        if command.is_write() { self.write(command, deadline).await } else { self.read(command, deadline).await }
+        if command.is_write() {
+            self.write(command, replies, deadline).await
+        } else {
+            self.read(command, deadline).await
+        }
     }
 
     async fn read(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
@@ -186,7 +209,7 @@ impl Core {
     }
 
     /// Waits until what memory knows of a key may be told: in write-through, once it is in the tier.
-    async fn wait_visible(&self, key: &Key, unspilled: Option<Version>, deadline: Instant) -> Result<(), Error> {
+    pub async fn wait_visible(&self, key: &Key, unspilled: Option<Version>, deadline: Instant) -> Result<(), Error> {
         let Some(version) = unspilled.filter(|_| self.is_write_through() && !is_planted(Rule::R18Visible)) else {
             return Ok(());
         };
@@ -202,75 +225,67 @@ impl Core {
         }
     }
 
-    async fn write(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+    async fn write(self: &Arc<Self>, command: Command, replies: &ReplyRoom, deadline: Instant) -> Result<Reply, Error> {
         let Some(key) = command.key().cloned() else {
             return Err(Error::Invalid("this command has no key".to_owned()));
         };
-        let latch = timeout_at(deadline, self.latches.acquire(&key))
-            .await
-            .map_err(|_| Error::Busy("other writes of this key did not end in time".to_owned()))?;
+        let may_join = !self.is_write_through() && !answers_a_value(&command);
+        let latch = match self.latches.try_acquire(&key) {
+            Some(latch) => latch,
+            None if may_join => return self.write_in_crowd(key, command, deadline).await,
+            None => timeout_at(deadline, self.latches.acquire(&key))
+                .await
+                .map_err(|_| Error::Busy("other writes of this key did not end in time".to_owned()))?,
+        };
+        let written = self.write_latched(&key, command, Some(replies), deadline).await?;
+        drop(latch);
+        self.confirm(&key, written, deadline).await
+    }
+
+    /// Evaluates and commits a write. The caller holds the latch of its key. `replies`: of a command that answers a value.
+    pub async fn write_latched(
+        &self,
+        key: &Key,
+        command: Command,
+        replies: Option<&ReplyRoom>,
+        deadline: Instant,
+    ) -> Result<Written, Error> {
         let now = self.clock.now();
-        let known = if is_blind(&command) { Known::default() } else { self.know(&key, now, deadline).await? };
-        let admission = self.room(payload_bytes(&command, known.found.as_ref()), deadline).await?;
+        let mut known = if is_blind(&command) { Known::default() } else { self.know(key, now, deadline).await? };
+        let old_bytes = known.found.as_ref().map_or(0, |found| found.value.as_bytes().len());
+        if answers_a_value(&command) && replies.is_some_and(|replies| !replies.reserve(old_bytes)) {
+            return Err(Error::ReplyTooLarge);
+        }
+        let payload_bytes = payload_bytes(&command, known.found.as_ref());
+        let admission = match self.store.admit(payload_bytes) {
+            Some(admission) => admission,
+            None if known.found.is_none() => self.room(payload_bytes, deadline).await?,
+            None => {
+                // R9: many may wait, so it is not held on to meanwhile. Under the latch it stays what it is, or dies.
+                drop(known);
+                let admission = self.room(payload_bytes, deadline).await?;
+                known = self.know(key, now, deadline).await?;
+                admission
+            }
+        };
         let Some(Outcome { reply, mutation }) = evaluate(command, known.found, self.clock.now()) else {
             return Err(Error::Invalid("this command is not a write of a key".to_owned()));
         };
-        let Some(mutation) = mutation else {
-            drop((admission, latch));
-            self.wait_visible(&key, known.unspilled, deadline).await?; // a refusal tells what the key is
-            return reply.into_reply(None);
+        let version = match mutation {
+            Some(mutation) => Some(self.commit(mutation, admission, deadline).await?),
+            None => None,
         };
-        let version = self.commit(mutation, admission, deadline).await?;
-        drop(latch);
-        self.wait_through(&key, version, deadline).await?;
-        reply.into_reply(Some(version))
+        Ok(Written { reply, version, seen: known.unspilled })
     }
 
-    /// As [`Core::write`], for a command on several keys of one slot: all that it changes is committed together.
-    async fn write_many(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
-        let keys = keys_of(&command);
-        if keys.iter().any(|key| Some(Slot::of(key)) != keys.first().map(Slot::of)) {
-            return Err(Error::Invalid("the keys of this command are not in one slot".to_owned()));
+    /// In write-through, waits until the tier has what a reply tells.
+    async fn confirm(&self, key: &Key, written: Written, deadline: Instant) -> Result<Reply, Error> {
+        let Written { reply, version, seen } = written;
+        match version {
+            Some(version) => self.wait_through(key, version, deadline).await?,
+            None => self.wait_visible(key, seen, deadline).await?, // a refusal tells what the key is
         }
-        // In the order of the keys, and whoever holds the latch of one key only waits for no other: there is no circle.
-        let latches = async {
-            let mut latches = Vec::with_capacity(keys.len());
-            for key in &keys {
-                latches.push(self.latches.acquire(key).await);
-            }
-            latches
-        };
-        let latches = timeout_at(deadline, latches)
-            .await
-            .map_err(|_| Error::Busy("other writes of these keys did not end in time".to_owned()))?;
-        let now = self.clock.now();
-        let mut known = HashMap::new();
-        for key in &keys {
-            known.insert(key.clone(), self.know(key, now, deadline).await?);
-        }
-        let find = |key: &Key| known.get(key).and_then(|known| known.found.clone());
-        let Some((reply, mutations)) = evaluate_many(command, find, self.clock.now()) else {
-            return Err(Error::Invalid("this command is not a write of several keys".to_owned()));
-        };
-        if mutations.is_empty() {
-            drop(latches);
-            for (key, known) in &known {
-                self.wait_visible(key, known.unspilled, deadline).await?;
-            }
-            return reply.into_reply(None);
-        }
-        let mut admissions = Vec::with_capacity(mutations.len());
-        for mutation in &mutations {
-            admissions.push(self.room(mutation.size_bytes(), deadline).await?);
-        }
-        let effects: Vec<Effect> = mutations.into_iter().map(|mutation| self.log.propose(mutation)).collect();
-        let appended = self.log.append(&effects);
-        self.commit_all(&effects, admissions, appended, deadline).await?;
-        drop(latches);
-        for effect in &effects {
-            self.wait_through(effect.key(), effect.version(), deadline).await?;
-        }
-        reply.into_reply(None)
+        reply.into_reply(version)
     }
 
     /// In write-through, waits until the tier has what was written.
@@ -390,10 +405,20 @@ impl Core {
 
     /// Waits for room in memory (R15).
     pub async fn room(&self, payload_bytes: usize, deadline: Instant) -> Result<Admission, Error> {
+        self.until_admitted(|| self.store.admit(payload_bytes), deadline).await
+    }
+
+    /// Waits for room for several entries at once: what waits for more holds none, so that two never wait for each other.
+    pub async fn room_for_all(&self, payloads_bytes: &[usize], deadline: Instant) -> Result<Vec<Admission>, Error> {
+        let admit_all = || payloads_bytes.iter().map(|bytes| self.store.admit(*bytes)).collect::<Option<Vec<_>>>();
+        self.until_admitted(admit_all, deadline).await
+    }
+
+    async fn until_admitted<T>(&self, admit: impl Fn() -> Option<T>, deadline: Instant) -> Result<T, Error> {
         loop {
             let progress = self.progress.notified();
-            if let Some(admission) = self.store.admit(payload_bytes) {
-                return Ok(admission);
+            if let Some(admitted) = admit() {
+                return Ok(admitted);
             }
             let look_again = (Instant::now() + ROOM_POLL).min(deadline);
             if timeout_at(look_again, progress).await.is_err() && look_again == deadline {

@@ -1,6 +1,8 @@
 //! What a command on one key means: from what the key is now to the reply and the outcome to log (R1). Pure.
 
 mod many;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use crate::command::{Command, Condition, Existence, Expiry, Found, Reply};
@@ -8,7 +10,7 @@ use crate::record::{Key, Timestamp, Ttl, Value, Version, is_expired};
 use crate::replication::Mutation;
 use crate::service::Error;
 
-pub(super) use many::{evaluate_many, keys_of};
+pub(super) use many::{evaluate_many, keys_of, looked_at};
 pub(super) use update::value_bytes;
 
 /// A command that has been evaluated.
@@ -43,6 +45,35 @@ impl Answer {
             Self::Refused(reason) => Err(Error::Invalid(reason)),
         }
     }
+
+    /// About how many bytes the reply will take.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Reply(reply) => reply.size_bytes(),
+            Self::StoredValue { value, .. } => value.as_bytes().len(),
+            Self::Stored | Self::Refused(_) => 0,
+        }
+    }
+}
+
+/// Whether the command is a write whose reply may be large. If it is done, the reply must be given.
+pub(super) fn answers_a_value(command: &Command) -> bool {
+    match command {
+        Command::Update { update, .. } => update::answers_a_value(update),
+        Command::Get { .. }
+        | Command::Put { .. }
+        | Command::Delete { .. }
+        | Command::Exists { .. }
+        | Command::Ttl { .. }
+        | Command::Expire { .. }
+        | Command::Persist { .. }
+        | Command::Scan { .. }
+        | Command::Count
+        | Command::Stats
+        | Command::Explain { .. }
+        | Command::Move { .. }
+        | Command::PutAllAbsent { .. } => false,
+    }
 }
 
 /// Whether the command has the same outcome whatever the key is now, so that it needs not be looked up.
@@ -50,7 +81,18 @@ pub(super) fn is_blind(command: &Command) -> bool {
     match command {
         Command::Put { condition, .. } => *condition == Condition::Always,
         Command::Update { update, .. } => update::is_blind(update),
-        _ => false,
+        Command::Get { .. }
+        | Command::Delete { .. }
+        | Command::Exists { .. }
+        | Command::Ttl { .. }
+        | Command::Expire { .. }
+        | Command::Persist { .. }
+        | Command::Scan { .. }
+        | Command::Count
+        | Command::Stats
+        | Command::Explain { .. }
+        | Command::Move { .. }
+        | Command::PutAllAbsent { .. } => false,
     }
 }
 

@@ -12,9 +12,9 @@ use super::evaluate::{Answer, Outcome, evaluate, is_blind};
 use super::latches::Latch;
 use crate::command::{Command, Effect, Found, Reply};
 use crate::mutants::{Rule, is_planted};
-use crate::record::Key;
+use crate::record::{Key, VALUE_BYTES_MAX};
 use crate::replication::{Appended, LogError, ReplicatedLog};
-use crate::service::Error;
+use crate::service::{BATCH_BYTES_MAX, Error};
 use crate::store::{Admission, Known, Lookup};
 
 /// A command's place in its batch, and its outcome.
@@ -43,7 +43,12 @@ pub(super) struct Group {
     /// The newest effect of a key.
     newest: HashMap<Key, usize, RandomState>,
     latches: Vec<Latch>,
+    /// Of the keys and values in the effects.
+    bytes: usize,
 }
+
+/// What the effects of a group take at most, unless it is one: a short command may keep or lengthen a long value (R9).
+const EFFECTS_BYTES_MAX: usize = VALUE_BYTES_MAX + BATCH_BYTES_MAX;
 
 impl Group {
     pub fn is_empty(&self) -> bool {
@@ -51,7 +56,7 @@ impl Group {
     }
 
     /// What a key will be once the group is committed, if the group changes it.
-    fn find(&self, key: &Key) -> Option<Option<Found>> {
+    pub fn find(&self, key: &Key) -> Option<Option<Found>> {
         if self.newest.is_empty() {
             return None;
         }
@@ -65,7 +70,12 @@ impl Group {
         Some(found)
     }
 
+    fn has_room(&self, payload_bytes: usize) -> bool {
+        self.is_empty() || self.bytes + payload_bytes <= EFFECTS_BYTES_MAX
+    }
+
     fn push(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
+        self.bytes += effect.size_bytes();
         self.newest.insert(effect.key().clone(), self.effects.len());
         self.effects.push(effect);
         self.admissions.push(admission);
@@ -127,7 +137,6 @@ impl Core {
 
     fn try_write(&self, group: &mut Group, place: usize, command: Command) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
-        let now = self.clock.now();
         let pending = group.find(key);
         let is_follower = pending.is_some();
         if is_follower && self.is_write_through() {
@@ -137,6 +146,21 @@ impl Core {
         if latch.is_none() && !is_follower {
             return Tried::MustWait(command);
         }
+        self.try_latched(group, place, command, pending, latch)
+    }
+
+    /// Tries a write whose key nobody else may write. `pending`: what the key will be once the group is committed.
+    pub(super) fn try_latched(
+        &self,
+        group: &mut Group,
+        place: usize,
+        command: Command,
+        pending: Option<Option<Found>>,
+        latch: Option<Latch>,
+    ) -> Tried {
+        let Some(key) = command.key() else { return Tried::MustWait(command) };
+        let now = self.clock.now();
+        let is_follower = pending.is_some();
         let known = match pending {
             Some(found) => Known { found, unspilled: None },
             None if is_blind(&command) => Known::default(),
@@ -149,9 +173,9 @@ impl Core {
             return Tried::MustWait(command); // a refusal would tell what is not acknowledged yet
         }
         // Room first: once proposed, an effect must be applied.
-        let Some(admission) = self.store.admit(payload_bytes(&command, known.found.as_ref())) else {
-            return Tried::MustWait(command);
-        };
+        let payload_bytes = payload_bytes(&command, known.found.as_ref());
+        let admission = self.store.admit(payload_bytes).filter(|_| group.has_room(payload_bytes));
+        let Some(admission) = admission else { return Tried::MustWait(command) };
         let Some(Outcome { reply, mutation }) = evaluate(command, known.found, now) else {
             return Tried::Answered(Err(Error::Invalid("this command is not about a key".to_owned())));
         };
@@ -165,9 +189,10 @@ impl Core {
             self.apply(&effect, admission);
             return Tried::Answered(reply.into_reply(Some(version)));
         }
+        let bytes = reply.size_bytes();
         group.latches.extend(latch);
         group.push(place, effect, admission, reply);
-        Tried::Grouped { bytes: 0 }
+        Tried::Grouped { bytes }
     }
 
     /// Waits for the commit of a group, applies it, and gives its answers.
@@ -177,7 +202,7 @@ impl Core {
         appended: Result<Appended, LogError>,
         deadline: Instant,
     ) -> Vec<Answered> {
-        let Group { effects, admissions, answers, followers, newest: _, latches } = group;
+        let Group { effects, admissions, answers, followers, newest: _, latches, bytes: _ } = group;
         let committed = self.commit_all(&effects, admissions, appended, deadline).await;
         drop(latches);
         if let Err(error) = committed {

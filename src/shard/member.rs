@@ -6,7 +6,9 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::Shard;
-use crate::cluster::{Assignment, ControlError, Fence, Incarnation, Member, MemberState, MemberStatus, ShardName};
+use crate::cluster::{
+    Assignment, ControlError, Fence, Incarnation, MapView, Member, MemberState, MemberStatus, ShardName,
+};
 use crate::record::Epoch;
 use crate::slots::SlotSet;
 
@@ -74,6 +76,11 @@ impl Member for Shard {
         Ok(swapped)
     }
 
+    async fn inform(&self, map: MapView) -> Result<(), ControlError> {
+        *self.told.lock() = Some(map);
+        Ok(())
+    }
+
     async fn resign(&self, list: Vec<ShardName>) -> Result<(), ControlError> {
         if let Some(lead) = self.lead.lock().as_mut().filter(|lead| lead.list == list) {
             // Others may lead with the same list: they will be heard of in time.
@@ -127,6 +134,7 @@ impl Shard {
             is_pure_cache: self.core.tier.is_none(),
             held: ledger.held.clone(),
             state: ledger.state.clone(),
+            announced: self.address.announced(),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | loader ×3 | reads records back | on stop |
 //! | expirer | deletes what has expired | on stop |
 //! | filter | reads the keys that have rows, once an assignment | when done |
+//! | crowd | one for each key that several write at a time: writes for all of them | when nobody waits |
 //! | journal | group commit | on stop, after the last sync |
 //! | journal watch | stops serving when the journal has failed | on stop |
 //! | checkpointer | keeps the journal short | on stop |
@@ -18,6 +19,7 @@ mod checkpointer;
 mod claim;
 mod core;
 mod counters;
+mod crowds;
 mod evaluate;
 mod expirer;
 mod fence;
@@ -29,7 +31,9 @@ mod interleavings;
 mod latches;
 mod ledger;
 mod loader;
+mod many;
 mod member;
+mod replies;
 mod scan;
 mod spiller;
 mod stats;
@@ -41,28 +45,29 @@ mod topology;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use futures::future::{join, join_all};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::claim::LSN_GAP;
 use self::core::{Core, Serving};
+use self::evaluate::{answers_a_value, keys_of};
 use self::fence::FenceKeeper;
 use self::group::{Answered, Group, Tried};
 use self::ledger::Ledger;
+use self::replies::ReplyRoom;
 use self::spiller::{SetAside, Spiller};
 use self::steward::Steward;
 pub use self::tenure::Tenure;
 use self::tenure::TenureKeeper;
 use crate::clock::Clock;
-use crate::cluster::Incarnation;
-use crate::command::{Command, Reply, Update};
+use crate::cluster::{Incarnation, MapView};
+use crate::command::{Command, Reply};
 use crate::journal::{Journal, Recovered};
 use crate::policy::PolicyKind;
 use crate::record::{Key, Lsn};
@@ -71,7 +76,7 @@ use crate::request;
 use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
 use crate::slots::Slot;
 use crate::store::{Spill, Store, StoreOptions};
-use crate::sync::{Mutex, OnceLock};
+use crate::sync::Mutex;
 use crate::task::Blocking;
 use crate::tier::SharedTier;
 
@@ -137,7 +142,9 @@ pub struct Shard {
     steward: Arc<Steward>,
     lead: Arc<Mutex<Option<member::Lead>>>,
     started: Instant,
-    address: Arc<OnceLock<String>>,
+    address: Arc<topology::Address>,
+    /// What its primary has told it of the map.
+    told: Arc<Mutex<Option<MapView>>>,
     stop: CancellationToken,
 }
 
@@ -209,8 +216,15 @@ impl Shard {
             running: tokio::sync::Mutex::default(),
             filter_scan: Mutex::default(),
         });
-        let shard =
-            Self { core, steward, lead: Arc::default(), started: Instant::now(), address: Arc::default(), stop };
+        let shard = Self {
+            core,
+            steward,
+            lead: Arc::default(),
+            started: Instant::now(),
+            address: Arc::default(),
+            told: Arc::default(),
+            stop,
+        };
         shard.spawn_tasks();
         if let Some((journal, blocking)) = journal {
             shard.spawn_journal_tasks(&journal, &blocking);
@@ -355,32 +369,14 @@ struct Sorted {
     bytes: usize,
 }
 
-/// Writes that may answer a whole value, of one batch, that are under way together when they have to wait.
-const LARGE_WRITES_MAX: usize = 8;
-
 /// Whether the reply may be large, and nothing is lost if it is not given.
 fn is_refusable(command: &Command) -> bool {
     matches!(command, Command::Get { .. } | Command::Scan { .. })
 }
 
-/// Whether the reply may be large. If the command is done, it must be given.
-fn answers_a_value(command: &Command) -> bool {
-    match command {
-        Command::Update { update, .. } => match update {
-            Update::Set { answer_old, .. } => *answer_old,
-            Update::Take | Update::GetAndExpire { .. } => true,
-            Update::Add { .. }
-            | Update::AddDecimal { .. }
-            | Update::Append { .. }
-            | Update::Overwrite { .. }
-            | Update::Expire { .. } => false,
-        },
-        _ => false,
-    }
-}
-
 impl Shard {
-    /// Tries all commands. One goes to those that wait if an earlier one on its key did: commands on one key keep their order.
+    /// Tries all commands. One goes to those that wait if an earlier one on its key did: commands on one key keep their order, as
+    /// those on several keys do, which always wait.
     fn sort_out(&self, serving: &Serving, commands: Vec<Command>) -> Sorted {
         let mut replies = Vec::with_capacity(commands.len());
         let (mut group, mut waiting) = (Group::default(), Vec::new());
@@ -410,7 +406,7 @@ impl Shard {
                     replies.push(Err(Error::Unknown(UNANSWERED.to_owned())));
                 }
                 Tried::MustWait(command) => {
-                    waiting_keys.extend(command.key().cloned());
+                    waiting_keys.extend(keys_of(&command));
                     waiting.push((i, command));
                     replies.push(Err(Error::Unknown(UNANSWERED.to_owned())));
                 }
@@ -427,47 +423,35 @@ impl Shard {
         bytes: usize,
         deadline: Instant,
     ) -> Vec<Answered> {
-        let mut keys: HashMap<Option<Key>, usize, RandomState> = HashMap::default();
-        let mut by_key: Vec<Vec<Waiting>> = Vec::new(); // in the order of the batch
-        for (i, command) in waiting {
-            let at = *keys.entry(command.key().cloned()).or_insert(by_key.len());
-            match by_key.get_mut(at) {
-                Some(commands) => commands.push((i, command)),
-                None => by_key.push(vec![(i, command)]),
-            }
-        }
-        let (bytes, is_too_much) = (AtomicUsize::new(bytes), CancellationToken::new());
-        let large_writes = Semaphore::new(LARGE_WRITES_MAX);
-        let keys = by_key.into_iter().map(async |commands| {
+        let replies = ReplyRoom::new(bytes);
+        let chains = chains(waiting).into_iter().map(async |commands| {
             let mut answers = Vec::with_capacity(commands.len());
             for (i, command) in commands {
-                let is_refusable = is_refusable(&command);
-                let permit = if answers_a_value(&command) { large_writes.acquire().await.ok() } else { None };
-                if permit.is_some() && is_too_much.is_cancelled() {
-                    answers.push((i, Err(Error::ReplyTooLarge)));
-                    continue;
-                }
-                let executed = self.execute_one(serving, command, deadline);
+                let (is_refusable, is_reserved) = (is_refusable(&command), answers_a_value(&command));
+                let executed = self.execute_one(serving, command, &replies, deadline);
                 let answer = if is_refusable {
                     // It may be given up half way: its load goes on by itself.
-                    let answer = is_too_much.run_until_cancelled(executed).await;
-                    answer.filter(|_| !is_too_much.is_cancelled()).unwrap_or(Err(Error::ReplyTooLarge))
+                    replies.unless_over(executed).await.unwrap_or(Err(Error::ReplyTooLarge))
                 } else {
                     executed.await
                 };
-                // Relaxed: one task runs all of this.
-                let size = answer.as_ref().map_or(0, Reply::size_bytes);
-                if bytes.fetch_add(size, Ordering::Relaxed) + size > REPLIES_BYTES_MAX {
-                    is_too_much.cancel();
+                if !is_reserved {
+                    replies.add(answer.as_ref().map_or(0, Reply::size_bytes));
                 }
                 answers.push((i, answer));
             }
             answers
         });
-        join_all(keys).await.into_iter().flatten().collect()
+        join_all(chains).await.into_iter().flatten().collect()
     }
 
-    async fn execute_one(&self, serving: &Serving, command: Command, deadline: Instant) -> Result<Reply, Error> {
+    async fn execute_one(
+        &self,
+        serving: &Serving,
+        command: Command,
+        replies: &ReplyRoom,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
         match command {
             Command::Scan { cursor, limit } => scan::page(&self.core, serving, cursor, limit).await,
             Command::Count => self.count(),
@@ -482,9 +466,40 @@ impl Shard {
             | Command::Persist { .. }
             | Command::Update { .. }
             | Command::Move { .. }
-            | Command::PutAllAbsent { .. }) => self.core.execute(serving, command, deadline).await,
+            | Command::PutAllAbsent { .. }) => self.core.execute(serving, command, replies, deadline).await,
         }
     }
+}
+
+/// Commands that wait, in chains: those that have a key in common one after the other, in the order of the batch.
+fn chains(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
+    let mut chain_of: HashMap<Option<Key>, usize, RandomState> = HashMap::default();
+    let mut chains: Vec<Vec<Waiting>> = Vec::new();
+    for (i, command) in waiting {
+        let keys: Vec<Option<Key>> = match command.key() {
+            Some(_) => keys_of(&command).into_iter().map(Some).collect(),
+            None => vec![None],
+        };
+        let mut joined: Vec<usize> = keys.iter().filter_map(|key| chain_of.get(key).copied()).collect();
+        joined.sort_unstable();
+        joined.dedup();
+        let at = joined.first().copied().unwrap_or(chains.len());
+        let mut chain = chains.get_mut(at).map(std::mem::take).unwrap_or_default();
+        for other in joined.iter().skip(1) {
+            chain.extend(chains.get_mut(*other).map(std::mem::take).unwrap_or_default());
+            chain_of.values_mut().filter(|of| **of == *other).for_each(|of| *of = at);
+        }
+        if joined.len() > 1 {
+            chain.sort_unstable_by_key(|(i, _)| *i);
+        }
+        chain.push((i, command));
+        match chains.get_mut(at) {
+            Some(place) => *place = chain,
+            None => chains.push(chain),
+        }
+        chain_of.extend(keys.into_iter().map(|key| (key, at)));
+    }
+    chains
 }
 
 impl fmt::Debug for Shard {

@@ -1,4 +1,4 @@
-//! What a shard knows of the map: its own part.
+//! What a shard knows of the map: its own part, and what its primary tells it of the others.
 
 use std::sync::Arc;
 
@@ -6,18 +6,37 @@ use super::Shard;
 use crate::cluster::{Check, MapView, MemberState, Readiness, ShardName, ShardView, Topology, Unserved};
 use crate::journal::Journal;
 use crate::slots::SlotSet;
+use crate::sync::OnceLock;
+
+/// Where clients reach a shard.
+#[derive(Debug, Default)]
+pub(super) struct Address {
+    announced: OnceLock<String>,
+    listens_at: OnceLock<String>,
+}
+
+impl Address {
+    pub fn announced(&self) -> Option<String> {
+        self.announced.get().cloned()
+    }
+
+    /// The primary's name for a secondary is most often where it is reached.
+    fn of(&self, name: &ShardName) -> String {
+        let is_address = name.as_str().rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let listens_at = self.listens_at.get().filter(|_| !is_address);
+        self.announced.get().or(listens_at).cloned().unwrap_or_else(|| name.to_string())
+    }
+}
 
 impl Shard {
     /// Where it is reached if its name is no address. Counts once.
     pub fn listens_at(&self, address: String) {
-        let _ = self.address.set(address); // what was said first stays
+        let _ = self.address.listens_at.set(address); // what was said first stays
     }
 
-    /// The primary's name for a secondary is most often where it is reached.
-    fn address(&self, name: &ShardName) -> String {
-        let is_address = name.as_str().rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let listens_at = self.address.get().filter(|_| !is_address);
-        listens_at.cloned().unwrap_or_else(|| name.to_string())
+    /// Where clients are to reach it, whatever its primary calls it. Counts once.
+    pub fn announce(&self, address: String) {
+        let _ = self.address.announced.set(address); // what was said first stays
     }
 
     /// What it shall serve, and why it may not do so yet.
@@ -75,7 +94,8 @@ impl Topology for Shard {
         let serving = self.core.serving();
         let (wanted, state) = self.wanted();
         let name = serving.name.clone().or_else(|| wanted.as_ref().map(|(name, _)| name.clone()));
-        let Some(name) = name else { return Arc::default() };
+        let told = self.told.lock().clone().unwrap_or_default();
+        let Some(name) = name else { return Arc::new(told) };
         // What is wanted under another name is not for this one to serve.
         let wanted = wanted.filter(|(wanted, _)| *wanted == name).map(|(_, slots)| slots).unwrap_or_default();
         let missing = wanted.difference(&serving.slots);
@@ -85,14 +105,14 @@ impl Topology for Shard {
         };
         let unserved = Some(Unserved { slots: missing, reason }).filter(|unserved| !unserved.slots.is_empty());
         let shard = ShardView {
-            address: self.address(&name),
+            address: self.address.of(&name),
             name,
             is_me: true,
             epoch: serving.epoch,
             served: serving.slots.clone(),
             unserved: unserved.into_iter().collect(),
         };
-        Arc::new(MapView { epoch: serving.epoch, shards: vec![shard] })
+        Arc::new(told.seen_by(shard))
     }
 
     fn readiness(&self) -> Readiness {

@@ -18,6 +18,7 @@ async fn secondary(port: u16, file: &Path) -> Secondary {
     let tier = TierChoice::Sqlite(file.to_path_buf());
     let options = SecondaryOptions {
         bind: "127.0.0.1".to_owned(),
+        announce: None,
         port,
         tier,
         journal: None,

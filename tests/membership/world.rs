@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use overspill::clock::SystemClock;
-use overspill::cluster::{Assignment, ControlError, Fence, Member, MemberState, MemberStatus, ShardName};
+use overspill::cluster::{Assignment, ControlError, Fence, MapView, Member, MemberState, MemberStatus, ShardName};
 use overspill::command::{Command, Condition, Reply};
 use overspill::policy::PolicyKind;
 use overspill::record::{Epoch, Key, Value, Version};
@@ -214,6 +214,10 @@ impl Member for Peer {
 
     async fn retire(&self, expected: Fence, slots: SlotSet, epoch: Epoch) -> Result<bool, ControlError> {
         self.reach().await?.retire(expected, slots, epoch).await
+    }
+
+    async fn inform(&self, map: MapView) -> Result<(), ControlError> {
+        self.reach().await?.inform(map).await
     }
 
     async fn resign(&self, list: Vec<ShardName>) -> Result<(), ControlError> {

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use overspill::cluster::{
-    Assignment, ControlError, Fence, FenceToken, Holding, Incarnation, Member, MemberState, MemberStatus, ShardName,
-    TierId,
+    Assignment, ControlError, Fence, FenceToken, Holding, Incarnation, MapView, Member, MemberState, MemberStatus,
+    ShardName, TierId,
 };
-use overspill::command::{Command, Condition, Cursor, Expiry, Explanation, Found, Place, Reply, ShardStats};
+use overspill::command::{
+    Command, Condition, Cursor, Existence, ExpireWhen, Expiry, Explanation, Found, Moved, NewExpiry, PAIRS_MAX, Place,
+    Reply, ShardStats, Update,
+};
 use overspill::doors::{self, Door, NoMember};
 use overspill::record::{Epoch, JournalId, Lsn, Timestamp, Ttl, VALUE_BYTES_MAX, Value, Version};
 use overspill::service::{BATCH_BYTES_MAX, Batch, Error, Replies, Service};
@@ -48,7 +51,42 @@ fn every_command() -> Vec<Command> {
         Command::Count,
         Command::Stats,
         Command::Explain { key: key("k") },
+        Command::Move { from: key("{k}a"), to: key("{k}b"), is_copy: false, existence: Existence::Any },
+        Command::Move { from: key("{k}a"), to: key("{k}b"), is_copy: true, existence: Existence::Absent },
+        Command::PutAllAbsent { first: (key("k"), value.clone()), more: vec![(key("k"), value.clone())] },
+        Command::PutAllAbsent { first: (key("k"), value), more: Vec::new() },
     ]
+    .into_iter()
+    .chain(every_update().into_iter().map(|update| Command::Update { key: key("k"), update }))
+    .collect()
+}
+
+fn every_update() -> Vec<Update> {
+    let value = || Value::new(&b"\x00\xff binary"[..]).unwrap();
+    let ttl = Ttl::from_millis(1234).unwrap();
+    let expiries = [NewExpiry::Keep, NewExpiry::Never, NewExpiry::In(ttl), NewExpiry::At(Timestamp(u64::MAX))];
+    let mut updates = vec![
+        Update::Add { by: i64::MIN },
+        Update::AddDecimal { by: value() },
+        Update::Append { tail: value() },
+        Update::Overwrite { offset: u32::MAX, part: value() },
+        Update::Take,
+    ];
+    updates.extend(expiries.map(|expiry| Update::GetAndExpire { expiry }));
+    for existence in [Existence::Any, Existence::Absent, Existence::Present] {
+        updates.extend(expiries.map(|expiry| Update::Set { value: value(), expiry, existence, answer_old: true }));
+    }
+    for when in [
+        ExpireWhen::Always,
+        ExpireWhen::None,
+        ExpireWhen::Any,
+        ExpireWhen::Later,
+        ExpireWhen::Sooner,
+        ExpireWhen::AnySooner,
+    ] {
+        updates.push(Update::Expire { expiry: NewExpiry::In(ttl), when });
+    }
+    updates
 }
 
 fn every_reply() -> Replies {
@@ -80,6 +118,10 @@ fn every_reply() -> Replies {
         Reply::Page { keys: vec![key("a"), key("b")], next: Some(Cursor { slot: 3, after: None }) },
         Reply::Page { keys: Vec::new(), next: None },
         Reply::Count(u64::MAX),
+        Reply::Number(i64::MIN),
+        Reply::Moved(Moved::Missing),
+        Reply::Moved(Moved::Refused),
+        Reply::Moved(Moved::Done),
         Reply::Stats(vec![ShardStats { shard: "s".into(), tier_up: true, busy: 3, ..ShardStats::default() }]),
     ];
     let errors = [
@@ -172,6 +214,24 @@ async fn a_batch_beyond_the_limits_takes_effect_in_order() {
     assert_eq!(replies[10_031], Ok(Reply::Found(None)));
 }
 
+/// What is too much for one frame, and for the memory of who reads it, is never sent on.
+#[tokio::test]
+async fn the_largest_command_on_many_keys_travels_and_a_larger_one_ends_the_connection_only() {
+    let service = Arc::new(Canned::default());
+    *service.replies.lock() = vec![Ok(Reply::Done(true))];
+    let server = Server::start(Arc::clone(&service));
+    let many = |count: usize, value_bytes: usize| {
+        let pair = |i| (key(format!("{i:01024}")), Value::new(vec![7; value_bytes]).unwrap());
+        Command::PutAllAbsent { first: pair(0), more: (1..count).map(pair).collect() }
+    };
+    let fits = many(PAIRS_MAX, VALUE_BYTES_MAX / PAIRS_MAX);
+    assert_eq!(ask(&server.client(), fits.clone(), LONG).await, Ok(Reply::Done(true)));
+    assert_eq!(service.asked.lock().remove(0).commands, [fits]);
+    let refused = ask(&server.client(), many(PAIRS_MAX + 1, 0), LONG).await;
+    assert!(matches!(refused, Err(Error::Unknown(_))), "{refused:?}");
+    assert!(service.asked.lock().is_empty());
+}
+
 #[tokio::test]
 async fn one_reply_that_never_fits_is_an_error_and_the_others_come() {
     let service = Arc::new(Canned::default());
@@ -204,7 +264,14 @@ impl CannedMember {
 
     fn state_of(state: MemberState) -> MemberStatus {
         let held = Some(Holding { shard: Self::name(), epoch: Epoch(2), slots: SlotSet::all() });
-        MemberStatus { incarnation: Incarnation(5), tier_id: Some(TierId(6)), is_pure_cache: false, held, state }
+        MemberStatus {
+            incarnation: Incarnation(5),
+            tier_id: Some(TierId(6)),
+            is_pure_cache: false,
+            held,
+            state,
+            announced: None,
+        }
     }
 }
 
@@ -226,6 +293,10 @@ impl Member for CannedMember {
         Ok(expected == Self::fence() && slots == SlotSet::all() && epoch == Epoch(9))
     }
 
+    async fn inform(&self, map: MapView) -> Result<(), ControlError> {
+        Err(ControlError::Refused(map.epoch.to_string()))
+    }
+
     async fn resign(&self, list: Vec<ShardName>) -> Result<(), ControlError> {
         Err(ControlError::OtherList(list.len().to_string()))
     }
@@ -243,5 +314,7 @@ async fn every_control_call_survives_the_trip() {
     assert_eq!(client.assign(assignment).await, Err(ControlError::StaleEpoch(Epoch(4))));
     assert_eq!(client.fences().await, Ok(vec![CannedMember::fence()]));
     assert_eq!(client.retire(CannedMember::fence(), SlotSet::all(), Epoch(9)).await, Ok(true));
+    let map = MapView { epoch: Epoch(9), ..MapView::default() };
+    assert_eq!(client.inform(map).await, Err(ControlError::Refused("9".into())));
     assert_eq!(client.resign(Vec::new()).await, Err(ControlError::OtherList("0".into())));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overspill::command::{Command, Condition, Reply};
+use overspill::command::{Command, Condition, Existence, NewExpiry, Reply, Update};
 use overspill::record::{Epoch, Ttl, Version};
 use overspill::service::{Batch, Error, Replies, Service};
 use overspill::slots::{Slot, SlotSet};
@@ -123,6 +123,17 @@ fn asked(world: &World, spec: &Spec, seen: &BTreeMap<usize, Version>) -> Asked {
             (Ask::Expire { ttl_ms: u64::from(ttl_ms) }, Command::Expire { key, ttl })
         }
         Verb::Persist => (Ask::Persist, Command::Persist { key }),
+        Verb::Swap { ttl_ms } => {
+            let (id, value) = world.new_value();
+            let expiry = ttl_ms.and_then(ttl).map_or(NewExpiry::Never, NewExpiry::In);
+            let update = Update::Set { value, expiry, existence: Existence::Any, answer_old: true };
+            (Ask::Swap { value: id, ttl_ms: ttl_ms.map(u64::from) }, Command::Update { key, update })
+        }
+        Verb::Take => (Ask::Take, Command::Update { key, update: Update::Take }),
+        Verb::Add => match world.next_addition(spec.key) {
+            Some(by) => (Ask::Add { by }, Command::Update { key, update: Update::Add { by: by as i64 } }),
+            None => (Ask::Get, Command::Get { key }),
+        },
     };
     Asked { key: spec.key, command, ask }
 }

@@ -23,6 +23,14 @@ pub enum Ask {
     Ttl,
     Expire { ttl_ms: u64 },
     Persist,
+    Swap { value: ValueId, ttl_ms: Option<u64> },
+    Take,
+    Add { by: u64 },
+}
+
+/// How often an addition of its own place is part of a sum. See [`crate::world::World::next_addition`].
+pub fn additions_in(sum: u64, by: u64) -> u64 {
+    sum / by % 4
 }
 
 impl Ask {
@@ -32,17 +40,27 @@ impl Ask {
 
     pub fn value(self) -> Option<ValueId> {
         match self {
-            Self::Put { value, .. } | Self::PutAbsent { value, .. } | Self::Cas { value, .. } => Some(value),
-            Self::Get | Self::Delete | Self::Exists | Self::Ttl | Self::Expire { .. } | Self::Persist => None,
+            Self::Put { value, .. }
+            | Self::PutAbsent { value, .. }
+            | Self::Cas { value, .. }
+            | Self::Swap { value, .. } => Some(value),
+            Self::Get
+            | Self::Delete
+            | Self::Exists
+            | Self::Ttl
+            | Self::Expire { .. }
+            | Self::Persist
+            | Self::Take
+            | Self::Add { .. } => None,
         }
     }
 
     /// Whether the key may cease to exist by this.
     pub fn may_remove(self) -> bool {
         match self {
-            Self::Delete | Self::Expire { .. } => true,
-            Self::Put { ttl_ms, .. } | Self::PutAbsent { ttl_ms, .. } => ttl_ms.is_some(),
-            Self::Get | Self::Cas { .. } | Self::Exists | Self::Ttl | Self::Persist => false,
+            Self::Delete | Self::Expire { .. } | Self::Take => true,
+            Self::Put { ttl_ms, .. } | Self::PutAbsent { ttl_ms, .. } | Self::Swap { ttl_ms, .. } => ttl_ms.is_some(),
+            Self::Get | Self::Cas { .. } | Self::Exists | Self::Ttl | Self::Persist | Self::Add { .. } => false,
         }
     }
 }
@@ -55,6 +73,7 @@ pub enum Answer {
     Conflict(Option<Version>),
     Done(bool),
     Expiry(Expiry),
+    Number(u64),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -142,6 +161,7 @@ pub fn answer_of(reply: &Result<Reply, Error>, value_of: impl Fn(&[u8]) -> Value
         Ok(Reply::Conflict(version)) => Answer::Conflict(*version),
         Ok(Reply::Done(done)) => Answer::Done(*done),
         Ok(Reply::Expiry(expiry)) => Answer::Expiry(*expiry),
+        Ok(Reply::Number(number)) => Answer::Number(u64::try_from(*number).expect("only positive numbers are added")),
         Ok(other) => panic!("not an answer about a key: {other:?}"),
         Err(Error::Unknown(_)) => return Err(None),
         Err(error) => return Err(Some(error.clone())),

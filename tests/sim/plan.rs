@@ -10,6 +10,9 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+/// So chosen that the plans of the corpus are what they were before there were updates.
+const UPDATES: u64 = 2839;
+
 /// One run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -77,6 +80,14 @@ pub enum Verb {
         ttl_ms: u32,
     },
     Persist,
+    /// SET … GET.
+    Swap {
+        ttl_ms: Option<u32>,
+    },
+    /// GETDEL.
+    Take,
+    /// INCRBY, on a key that is a counter.
+    Add,
 }
 
 /// What the network does to a call.
@@ -209,7 +220,7 @@ impl Plan {
         let setup = Setup::random(rng);
         let minutes = rng.random_range(2..=8);
         let horizon_ms = minutes * 60_000;
-        let clients = (0..rng.random_range(2..=6)).map(|_| client(rng, &setup, horizon_ms)).collect();
+        let mut clients: Vec<_> = (0..rng.random_range(2..=6)).map(|_| client(rng, &setup, horizon_ms)).collect();
         let faults = faults(rng, &setup, horizon_ms);
         let rough = [0, 1, 4, 20][rng.random_range(0..4)];
         let weather = Weather {
@@ -219,6 +230,7 @@ impl Plan {
             loses_answer: rng.random_range(0..=4) * rough,
             stalls: rng.random_range(0..=2) * rough,
         };
+        bring_updates(seed, &setup, &mut clients);
         Self { seed, setup, clients, faults, weather }
     }
 
@@ -312,6 +324,27 @@ fn spec(rng: &mut SmallRng, setup: &Setup) -> Spec {
         _ => Verb::Persist,
     };
     Spec { key, verb }
+}
+
+/// In some of the runs some commands turn into updates, which read and write in one step, and a few keys into counters. Decided by
+/// a generator of its own, so that the other runs are what they were.
+fn bring_updates(seed: u64, setup: &Setup, clients: &mut [Vec<Step>]) {
+    let rng = &mut SmallRng::seed_from_u64(seed ^ UPDATES);
+    if rng.random_bool(0.5) {
+        return;
+    }
+    let counters = setup.plain_keys..(setup.plain_keys + rng.random_range(0..=3)).min(setup.keys);
+    for spec in clients.iter_mut().flatten().flat_map(|step| &mut step.calls) {
+        let is_counter = counters.contains(&spec.key);
+        let is_plain = spec.key < setup.plain_keys;
+        spec.verb = match spec.verb {
+            Verb::Put { .. } | Verb::PutAbsent { .. } | Verb::Cas | Verb::Expire { .. } if is_counter => Verb::Add,
+            Verb::Persist | Verb::Ttl if is_counter => Verb::Exists,
+            Verb::Put { ttl_ms } if !is_plain && rng.random_bool(0.4) => Verb::Swap { ttl_ms },
+            Verb::Delete if rng.random_bool(0.5) => Verb::Take,
+            other => other,
+        };
+    }
 }
 
 impl Fate {

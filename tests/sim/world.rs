@@ -40,6 +40,9 @@ use crate::{check, clients, ending, faults, panics};
 /// Virtual time after the last planned event in which everything has to come to rest.
 pub const CONVERGE_MAX: Duration = Duration::from_secs(300);
 
+/// Places of two bits in a sum.
+const ADDITIONS_MAX: u32 = 31;
+
 /// One life of a secondary.
 pub struct Process {
     pub life: u64,
@@ -110,6 +113,8 @@ pub struct World {
     pub failed: Notify,
     lives: AtomicU64,
     values: AtomicU64,
+    /// How often each key was to be added to.
+    additions: Mutex<Vec<u32>>,
 }
 
 /// The disk that a name has.
@@ -198,6 +203,7 @@ impl World {
             failed: Notify::new(),
             lives: AtomicU64::new(0),
             values: AtomicU64::new(0),
+            additions: Mutex::new(vec![0; keys.len()]),
             keys,
             plan,
         };
@@ -420,6 +426,14 @@ impl World {
         let id = self.values.fetch_add(1, Ordering::Relaxed) + 1;
         let text = format!("{id} {}", "x".repeat(self.setup().value_padding));
         (id, Value::new(text).expect("a short value"))
+    }
+
+    /// What to add to a counter next: a place of its own with room for a doubled request, so that a sum tells what it is made of.
+    /// `None` when all places are used.
+    pub fn next_addition(&self, key: usize) -> Option<u64> {
+        let addition = &mut self.additions.lock()[key];
+        *addition += 1;
+        (*addition <= ADDITIONS_MAX).then(|| 1 << (2 * (*addition - 1)))
     }
 
     /// The slots that are served by the whole cluster.

@@ -57,7 +57,14 @@ fn probes() -> impl Iterator<Item = Slot> {
 impl Process {
     fn status(&self) -> MemberStatus {
         let (held, state) = (self.held.clone(), self.state.clone());
-        MemberStatus { incarnation: self.incarnation, tier_id: Some(TierId(1)), is_pure_cache: false, held, state }
+        MemberStatus {
+            incarnation: self.incarnation,
+            tier_id: Some(TierId(1)),
+            is_pure_cache: false,
+            held,
+            state,
+            announced: None,
+        }
     }
 
     fn assign(&mut self, order: Assignment) -> Result<(), ControlError> {

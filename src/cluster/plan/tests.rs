@@ -84,7 +84,14 @@ impl Scene {
 }
 
 fn status(held: Option<Holding>, state: MemberState) -> MemberStatus {
-    MemberStatus { incarnation: Incarnation(1), tier_id: Some(TierId(1)), is_pure_cache: false, held, state }
+    MemberStatus {
+        incarnation: Incarnation(1),
+        tier_id: Some(TierId(1)),
+        is_pure_cache: false,
+        held,
+        state,
+        announced: None,
+    }
 }
 
 impl Plan {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::command::Command;
+use crate::command::{Command, Update};
 use crate::protocol::redis::Shape;
 use crate::record::Key;
 use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
@@ -64,17 +64,62 @@ impl Pending {
 /// What a command was about.
 pub(super) struct Target {
     pub key: Option<Key>,
-    is_write: bool,
+    pub is_write: bool,
+    /// The command, if its answer may be large.
+    again: Option<Command>,
 }
 
 pub(super) fn targets(commands: &[Command]) -> impl Iterator<Item = Target> {
-    commands.iter().map(|command| Target { key: command.key().cloned(), is_write: command.is_write() })
+    commands.iter().map(|command| Target {
+        key: command.key().cloned(),
+        is_write: command.is_write(),
+        again: Some(command).filter(|command| may_be_large(command)).cloned(),
+    })
 }
 
-/// Whether a command that was not done may not be done now: it is a write, or a read that would see a later write.
-pub(super) fn is_overtaken(asked: &[Target], at: usize) -> bool {
-    match asked.get(at..).and_then(<[_]>::split_first) {
-        Some((target, later)) => target.is_write || later.iter().any(|other| other.is_write && other.key == target.key),
-        None => true,
+fn may_be_large(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Get { .. }
+            | Command::Update {
+                update: Update::Take | Update::GetAndExpire { .. } | Update::Set { answer_old: true, .. },
+                ..
+            }
+    )
+}
+
+/// A command that was not done for its large answer, if it may still be done: no later command of the batch has written its
+/// key, or, if it writes itself, has asked for it.
+pub(super) fn again(asked: &[Target], at: usize) -> Option<Command> {
+    let (target, later) = asked.get(at..)?.split_first()?;
+    let is_overtaken = later.iter().any(|other| other.key == target.key && (other.is_write || target.is_write));
+    target.again.clone().filter(|_| !is_overtaken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Value;
+
+    #[test]
+    fn what_was_overtaken_is_not_asked_again() {
+        let get = |key: &'static str| Command::Get { key: Key::new(key).unwrap() };
+        let take = |key: &'static str| Command::Update { key: Key::new(key).unwrap(), update: Update::Take };
+        let append = |key: &'static str| {
+            let update = Update::Append { tail: Value::new("x").unwrap() };
+            Command::Update { key: Key::new(key).unwrap(), update }
+        };
+        for (commands, expected) in [
+            (vec![get("a")], true),
+            (vec![get("a"), get("a"), take("b")], true),
+            (vec![get("a"), take("a")], false),
+            (vec![take("a"), get("b")], true),
+            (vec![take("a"), get("a")], false),
+            (vec![append("a")], false), // never too large
+        ] {
+            let asked: Vec<Target> = targets(&commands).collect();
+            let first = again(&asked, 0);
+            assert_eq!(first, Some(commands[0].clone()).filter(|_| expected), "{commands:?}");
+        }
     }
 }

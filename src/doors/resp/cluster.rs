@@ -77,7 +77,7 @@ pub(super) fn slots(map: &MapView, encoder: &mut Encoder<'_>) {
         encoder.bulk(host.as_bytes());
         encoder.integer(port.into());
         encoder.bulk(id(shard).as_bytes());
-        encoder.array(0);
+        encoder.map(0); // nothing more about its place
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn info(names: &[Bytes], encoder: &mut Encoder<'_>) {
     for name in names {
         match redis::find(name) {
             Some(spec) => one(spec, encoder),
-            None => encoder.null_array(),
+            None => encoder.null(),
         }
     }
 }
@@ -47,6 +47,15 @@ fn one(spec: &Spec, encoder: &mut Encoder<'_>) {
     encoder.array(0);
     encoder.array(0);
     encoder.array(0);
+}
+
+/// The subcommands of a command, one a line.
+pub(super) fn help(syntax: &str, encoder: &mut Encoder<'_>) {
+    let lines: Vec<&str> = syntax.trim_matches(['[', ']']).split(" | ").collect();
+    encoder.array(lines.len() + 2);
+    encoder.simple("Subcommands are:");
+    lines.iter().for_each(|line| encoder.simple(line));
+    encoder.simple("HELP");
 }
 
 pub(super) fn docs(names: &[Bytes], encoder: &mut Encoder<'_>) {

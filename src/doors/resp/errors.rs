@@ -22,8 +22,13 @@ pub(super) fn words(error: &Error, key: Option<&Key>, topology: &dyn Topology, i
         Error::ReplyTooLarge => format!("TRYAGAIN {error}"),
         Error::Unknown(_) | Error::Invalid(_) => format!("ERR {error}"),
         Error::Unavailable(reason) | Error::WrongShard { reason, .. } => {
-            let Some(slot) = key.map(Slot::of) else { return format!("CLUSTERDOWN {reason}") };
             let map = topology.map();
+            let Some(slot) = key.map(Slot::of) else {
+                return match map.unserved().next() {
+                    Some(unserved) => format!("CLUSTERDOWN Hash slots not served: {}", unserved.reason),
+                    None => format!("TRYAGAIN {reason}"),
+                };
+            };
             match map.shard_of(slot) {
                 Some((shard, Ok(()))) if is_member && !shard.is_me => format!("MOVED {slot} {}", shard.address),
                 Some((_, Ok(()))) => format!("TRYAGAIN {reason}"),

@@ -14,6 +14,9 @@ pub(super) const REDIS_VERSION: &str = "7.0.15";
 pub(super) struct Figures<'a> {
     pub stats: &'a [ShardStats],
     pub clients: usize,
+    pub clients_max: usize,
+    /// Since the start.
+    pub connections: u64,
     pub uptime: Duration,
     pub run_id: u128,
     pub port: u16,
@@ -70,6 +73,7 @@ impl Figures<'_> {
             }
             "clients" => {
                 line("connected_clients", &self.clients);
+                line("maxclients", &self.clients_max);
                 line("blocked_clients", &0);
             }
             "memory" => {
@@ -78,6 +82,7 @@ impl Figures<'_> {
                 line("used_memory", &used);
                 line("used_memory_human", &bytesize::ByteSize(used));
                 line("used_memory_dataset", &used);
+                line("used_memory_rss", &Process::now().resident_bytes.unwrap_or(used));
                 line("maxmemory", &max);
                 line("maxmemory_human", &bytesize::ByteSize(max));
                 line("maxmemory_policy", &eviction(self.stats));
@@ -94,6 +99,7 @@ impl Figures<'_> {
             }
             "stats" => {
                 let commands = self.sum(|stats| stats.hits + stats.misses + stats.puts + stats.deletes);
+                line("total_connections_received", &self.connections);
                 line("total_commands_processed", &commands);
                 line("keyspace_hits", &self.sum(|stats| stats.hits));
                 line("keyspace_misses", &self.sum(|stats| stats.misses));
@@ -108,7 +114,11 @@ impl Figures<'_> {
                 line("master_replid", &format_args!("{:032x}00000000", self.run_id));
                 line("master_repl_offset", &0);
             }
-            "cpu" => {}
+            "cpu" => {
+                let process = Process::now();
+                line("used_cpu_sys", &format_args!("{:.2}", process.system_seconds));
+                line("used_cpu_user", &format_args!("{:.2}", process.user_seconds));
+            }
             "cluster" => line("cluster_enabled", &u8::from(self.is_member)),
             "keyspace" => {
                 let keys = self.sum(|stats| (stats.records + stats.tombstones).max(stats.tier_records));
@@ -119,6 +129,31 @@ impl Figures<'_> {
             _ => {}
         }
         lines
+    }
+}
+
+/// What the operating system says of this process, where it is Linux.
+#[derive(Debug, Default)]
+struct Process {
+    resident_bytes: Option<u64>,
+    system_seconds: f64,
+    user_seconds: f64,
+}
+
+impl Process {
+    fn now() -> Self {
+        // See proc(5): after the name in brackets, utime is the 12th field and stime the 13th, in ticks, of which Linux tells a
+        // hundred a second.
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let seconds = |at| {
+            let ticks: Option<u32> = fields.split_whitespace().nth(at).and_then(|field| field.parse().ok());
+            f64::from(ticks.unwrap_or(0)) / 100.0
+        };
+        let resident = std::fs::read_to_string("/proc/self/status").ok();
+        let resident = resident.as_deref().and_then(|text| text.split_once("VmRSS:")).map(|(_, rest)| rest);
+        let kib: Option<u64> = resident.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        Self { resident_bytes: kib.map(|kib| kib * 1024), system_seconds: seconds(12), user_seconds: seconds(11) }
     }
 }
 

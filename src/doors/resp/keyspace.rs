@@ -8,11 +8,13 @@ use crate::cluster::Topology;
 use crate::command::{Command, Cursor, Reply};
 use crate::protocol::redis::glob;
 use crate::record::Key;
+use crate::rpc::Role;
 use crate::service::{Batch, Error, PAGE_KEYS_MAX, Service};
 use crate::slots::{SLOTS, Slot};
 use crate::sync::Mutex;
 
 use super::TIMEOUT;
+use crate::doors::Door;
 
 /// Cursors within a slot that a node remembers; the oldest goes first, and a scan that comes back with it sees the keys of one
 /// slot again.
@@ -21,6 +23,8 @@ const CURSORS_MAX: usize = 4096;
 const KEYS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// One of so many keys is a random key.
 const RANDOM_KEYS: u32 = 64;
+/// Deleted in one batch: also of the longest keys, it has less bytes than a batch may have.
+const DELETED_KEYS: usize = 512;
 /// Bits of a cursor on the wire that tell the slot.
 const SLOT_BITS: u32 = 14;
 
@@ -70,14 +74,23 @@ impl Cursors {
 
 /// All keys that a node knows the way to.
 pub(super) struct AllKeys<'a, S> {
-    pub service: &'a S,
-    pub topology: &'a dyn Topology,
-    pub cursors: &'a Cursors,
+    service: &'a S,
+    topology: &'a dyn Topology,
+    cursors: &'a Cursors,
     /// A secondary tells of its own slots only.
-    pub is_member: bool,
+    is_member: bool,
 }
 
-impl<S: Service> AllKeys<'_, S> {
+impl<'a, S: Service> AllKeys<'a, S> {
+    pub fn of<M>(door: &'a Door<S, M>) -> Self {
+        Self {
+            service: &door.service,
+            topology: &*door.topology,
+            cursors: &door.redis.cursors,
+            is_member: door.options.role == Role::Secondary,
+        }
+    }
+
     /// # Errors
     /// As the shards say.
     pub async fn scan(&self, cursor: u64, pattern: Option<&Bytes>, count: u32) -> Result<(u64, Vec<Key>), Error> {
@@ -129,13 +142,29 @@ impl<S: Service> AllKeys<'_, S> {
         let mut cursor = Some(Cursor::START);
         while let Some(here) = cursor {
             let (keys, next) = self.page(here, PAGE_KEYS_MAX as u32).await?;
-            let commands = keys.into_iter().map(|key| Command::Delete { key }).collect();
-            for reply in self.service.execute(Batch { commands, epoch: None, timeout: TIMEOUT }).await {
-                reply?;
+            for keys in keys.chunks(DELETED_KEYS) {
+                let commands = keys.iter().map(|key| Command::Delete { key: key.clone() }).collect();
+                for reply in self.service.execute(Batch { commands, epoch: None, timeout: TIMEOUT }).await {
+                    reply?;
+                }
             }
             cursor = next;
         }
         Ok(())
+    }
+
+    /// How many keys a slot has.
+    ///
+    /// # Errors
+    /// As the shards say.
+    pub async fn count_of_slot(&self, slot: Slot) -> Result<usize, Error> {
+        let (mut count, mut cursor) = (0, Some(Cursor { slot: slot.get(), after: None }));
+        while let Some(here) = cursor.filter(|cursor| cursor.slot == slot.get()) {
+            let (keys, next) = self.page(here, PAGE_KEYS_MAX as u32).await?;
+            count += keys.iter().take_while(|key| Slot::of(key) == slot).count();
+            cursor = next;
+        }
+        Ok(count)
     }
 
     /// At most so many keys of one slot.

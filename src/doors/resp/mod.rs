@@ -8,6 +8,7 @@ mod batch;
 mod cluster;
 mod commands;
 mod errors;
+mod gathered;
 mod info;
 mod keyspace;
 mod render;
@@ -21,18 +22,20 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::batch::{Asked, Pending, Target, is_overtaken, targets};
+use self::batch::{Asked, Pending, Target, again, targets};
+use self::gathered::Gathered;
 use self::keyspace::{AllKeys, Cursors};
 use self::session::{Clients, Connected, Session};
 use super::{Door, Source, ask, farewell};
 use crate::command::{Command, Reply};
-use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, translate};
+use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, spec_of};
 use crate::protocol::resp::{Args, Encoder, Limits, Output, Parser, ProtocolError};
+use crate::record::Key;
 use crate::rpc::Role;
-use crate::rpc::answers::{Budget, Share, UnderWay};
+use crate::rpc::answers::{Budget, Held, Share, UnderWay};
 use crate::service::{Batch, Error, Replies, Service};
 use crate::slots::Slot;
 
@@ -43,8 +46,8 @@ const READ_BYTES_MIN: usize = 4 * 1024;
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// Replies beyond this are written before more is asked.
 const OUTPUT_BYTES: usize = 1024 * 1024;
-/// What one request may answer in all.
-const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// An answer that costs about as much as its request is made in any case.
+const SMALL_BYTES: usize = 1024;
 
 /// Why a connection ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +58,6 @@ pub enum ConnectionError {
     Protocol(#[from] ProtocolError),
     #[error("it made no progress in the middle of a request or a reply")]
     Stalled,
-    #[error("there was no room for its answers")]
-    NoRoom,
 }
 
 /// What the RESP connections of a node share.
@@ -86,15 +87,18 @@ pub(super) async fn serve<S: Service, M: Send + Sync + 'static, IO: AsyncRead + 
     budget: Arc<Budget>,
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError> {
+    let session = Session::new(door.access.is_open());
     let mut connection = Connection {
-        session: Session::new(door.access.is_open()),
+        parser: Parser::new(limits(&session)),
+        session,
         client: door.redis.clients.connect(peer),
         share: Share::new(budget),
-        parser: Parser::new(limits(door.access.is_open())),
         stream,
         input: BytesMut::new(),
         output: Output::new(),
         pending: Pending::default(),
+        gathered: Gathered::default(),
+        held: Vec::new(),
         door,
     };
     match connection.run(&shutdown).await {
@@ -104,16 +108,12 @@ pub(super) async fn serve<S: Service, M: Send + Sync + 'static, IO: AsyncRead + 
             farewell(connection.stream, b"").await;
             Err(error.into())
         }
+        Ok(()) if connection.session.is_over => {
+            farewell(connection.stream, b"").await; // it may have sent more than it waits for
+            Ok(())
+        }
         ended => ended,
     }
-}
-
-/// What a client may send in one request: little, before it has said who it is (Redis: 10 arguments of 16 KiB).
-fn limits(is_authenticated: bool) -> Limits {
-    if is_authenticated {
-        return Limits::default();
-    }
-    Limits { args_max: 10, arg_bytes_max: 16 * 1024, request_bytes_max: 64 * 1024, ..Limits::default() }
 }
 
 struct Connection<S, M, IO> {
@@ -125,7 +125,11 @@ struct Connection<S, M, IO> {
     input: BytesMut,
     output: Output,
     pending: Pending,
+    /// Of the request whose replies have not all come.
+    gathered: Gathered,
     share: Arc<Share>,
+    /// What `output` takes of the budget.
+    held: Vec<Held>,
 }
 
 impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
@@ -171,6 +175,7 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
                 return Err(io::Error::from(io::ErrorKind::WriteZero).into());
             }
         }
+        self.held.clear();
         Ok(self.stream.flush().await?)
     }
 
@@ -199,42 +204,43 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
 
     async fn take(&mut self, request: &Args) -> Result<Result<(), Refusal>, ConnectionError> {
         let from = self.pending.commands.len();
-        let (spec, action) = match translate(request, &mut self.pending.commands) {
-            Ok(translated) => translated,
-            Err(_) if !self.session.is_authenticated => return Ok(Err(errors::no_auth())),
+        let spec = match spec_of(request) {
+            Ok(spec) => spec,
             Err(refusal) => return Ok(Err(refusal)),
         };
         if !self.session.is_authenticated && !spec.flags.contains(&Flag::NoAuth) {
-            self.pending.commands.truncate(from);
             return Ok(Err(errors::no_auth()));
         }
+        let action = match spec.translate(request, &mut self.pending.commands) {
+            Ok(action) => action,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         match action {
             Action::Data(shape) => {
                 if self.crosses_slots(from) {
                     self.pending.commands.truncate(from);
                     return Ok(Err(errors::cross_slot()));
                 }
-                let is_silent = self.is_silent();
-                // What acts on several keys is kept in its order by going alone.
-                let is_many = self.pending.commands.get(from).is_some_and(Command::has_many_keys);
-                if is_many {
-                    let many = self.pending.commands.split_off(from);
-                    self.ask_pending().await?;
-                    self.pending.commands = many;
+                let asked = Asked { shape, is_silent: self.is_silent() };
+                if !self.pending.commands.get(from..).unwrap_or_default().iter().any(goes_alone) {
+                    self.pending.push(from, asked);
+                    return Ok(Ok(()));
                 }
-                self.pending.push(if is_many { 0 } else { from }, Asked { shape, is_silent });
-                if is_many {
-                    self.ask_pending().await?;
-                }
+                let alone = self.pending.commands.split_off(from);
+                self.ask_pending().await?;
+                self.pending.commands = alone;
+                self.pending.push(0, asked);
+                self.ask_pending().await?;
             }
             Action::Keyspace(keyspace) => {
                 self.ask_pending().await?;
-                self.keyspace(keyspace).await;
+                self.keyspace(keyspace).await?;
             }
             Action::System(asked) => {
                 self.ask_pending().await?;
                 self.client.client.names.lock().last_command = spec.name;
                 self.system(asked).await;
+                self.parser.limit(limits(&self.session));
             }
         }
         Ok(Ok(()))
@@ -277,18 +283,23 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
 
     /// Asks all that waits, and makes the replies.
     async fn ask_pending(&mut self) -> Result<(), ConnectionError> {
-        let (mut asked, mut replies) = (Vec::new(), Replies::new());
         while !self.pending.is_empty() {
-            let room = self.begin().await?;
+            let begun = self.begin().await?;
             let commands = self.pending.take();
-            asked.extend(targets(&commands));
+            let asked: Vec<Target> = targets(&commands).collect();
             let batch = Batch { commands, epoch: None, timeout: TIMEOUT };
             let source = Source { door: "resp", peer: self.client.client.peer, request: None };
-            replies.extend(ask(&self.door.service, batch, source).await);
-            let bytes = replies.iter().flatten().map(Reply::size_bytes).sum();
-            // Until it is written.
-            let _held = room.answered(bytes);
-            self.render(&mut asked, &mut replies).await?;
+            let mut replies = ask(&self.door.service, batch, source).await;
+            replies.resize_with(asked.len(), || Err(Error::Unknown("there was no answer".to_owned())));
+            let held = begun.answered(replies.iter().flatten().map(Reply::size_bytes).sum());
+            if held.is_cut() {
+                cut(&mut replies, &asked, held.bytes());
+            }
+            self.gathered.held.push(held);
+            self.render(&asked, replies).await?;
+            if self.gathered.is_empty() {
+                self.held.append(&mut self.gathered.held);
+            }
             if self.output.len() > OUTPUT_BYTES {
                 self.write().await?;
             }
@@ -296,124 +307,137 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
         Ok(())
     }
 
-    /// Waits until there is room for answers.
-    async fn begin(&self) -> Result<UnderWay, ConnectionError> {
-        let deadline = Instant::now() + self.door.options.stall_max;
-        loop {
-            let changed = self.share.changed();
-            if let Some(begun) = self.share.try_begin() {
-                return Ok(begun);
-            }
-            tokio::select! {
-                () = changed => {}
-                () = sleep_until(deadline) => return Err(ConnectionError::NoRoom),
-            }
+    /// Takes room for answers. A connection does not wait for what it holds itself: that is written first, and a request that
+    /// has gathered much already goes on with what room there is.
+    async fn begin(&mut self) -> Result<UnderWay, ConnectionError> {
+        if let Some(begun) = self.share.try_begin() {
+            return Ok(begun);
         }
+        self.write().await?;
+        Ok(self.share.try_begin().unwrap_or_else(|| self.share.go_on()))
     }
 
-    /// Makes the replies of all requests whose commands have been answered; leaves the others.
-    async fn render(&mut self, asked: &mut Vec<Target>, replies: &mut Replies) -> Result<(), ConnectionError> {
-        let mut done = 0;
-        while let Some(&Asked { shape, is_silent }) = self.pending.requests.front() {
-            let count = shape.replies();
-            if replies.len() - done < count {
-                break;
+    /// Makes the replies of all requests whose commands have been answered; gathers those of the next one.
+    async fn render(&mut self, asked: &[Target], replies: Replies) -> Result<(), ConnectionError> {
+        for (at, reply) in replies.into_iter().enumerate() {
+            let Some(&Asked { shape, is_silent }) = self.pending.requests.front() else { break };
+            let reply = match reply {
+                // A write is done even if nobody wants its answer.
+                Err(Error::ReplyTooLarge) if !is_silent || asked.get(at).is_some_and(|target| target.is_write) => {
+                    self.ask_again(asked, at).await?
+                }
+                reply => reply,
+            };
+            let key = asked.get(at).and_then(|target| target.key.as_ref());
+            let reply = reply.map_err(|error| self.words(&error, key));
+            self.gathered.add(shape, reply);
+            if self.gathered.len() < shape.replies() {
+                continue;
             }
             self.pending.requests.pop_front();
-            self.ask_again(asked, replies, done..done + count).await?;
-            let mut mine = replies.iter_mut().skip(done).take(count).map(|reply| {
-                std::mem::replace(reply, Err(Error::ReplyTooLarge)) // taken
-            });
-            if is_silent {
-                mine.by_ref().for_each(drop);
-            } else {
-                let (topology, is_member) = (&self.door.topology, self.door.options.role == Role::Secondary);
-                let key = asked.get(done).and_then(|target| target.key.as_ref());
-                let words = |error: &Error| errors::words(error, key, &**topology, is_member);
-                render::write(shape, &mut mine, &mut Encoder::new(&mut self.output, self.session.proto), words);
-            }
-            done += count;
-        }
-        replies.drain(..done);
-        asked.drain(..done.min(asked.len()));
-        Ok(())
-    }
-
-    /// Asks once more for those reads of a request whose answers were too large to come with the others, one by one.
-    async fn ask_again(
-        &mut self,
-        asked: &[Target],
-        replies: &mut Replies,
-        places: std::ops::Range<usize>,
-    ) -> Result<(), ConnectionError> {
-        let mut bytes = 0;
-        for at in places {
-            let reply = replies.get_mut(at);
-            if let Some(Ok(reply)) = reply {
-                bytes += reply.size_bytes();
-                continue;
-            }
-            let (Some(place @ Err(Error::ReplyTooLarge)), false) = (reply, is_overtaken(asked, at)) else { continue };
-            let Some(key) = asked.get(at).and_then(|target| target.key.clone()) else { continue };
-            if bytes > REPLY_BYTES_MAX {
-                continue;
-            }
-            // What was rendered goes first: only one large answer is in memory.
-            while !self.output.is_empty() {
-                let written = timeout(self.door.options.stall_max, self.stream.write_buf(&mut self.output)).await;
-                written.map_err(|_| ConnectionError::Stalled)??;
-            }
-            let batch = Batch { commands: vec![Command::Get { key }], epoch: None, timeout: TIMEOUT };
-            if let Some(reply) = self.door.service.execute(batch).await.pop() {
-                bytes += reply.as_ref().map_or(0, Reply::size_bytes);
-                *place = reply;
+            let answer = self.gathered.finish();
+            if !is_silent {
+                render::write(shape, answer, &mut self.encoder());
             }
         }
         Ok(())
     }
 
-    async fn keyspace(&mut self, asked: Keyspace) {
+    /// Asks once more, alone, what was not done because its answer was too large to come with the others.
+    async fn ask_again(&mut self, asked: &[Target], at: usize) -> Result<Result<Reply, Error>, ConnectionError> {
+        let Some(command) = again(asked, at).filter(|_| !self.gathered.is_given_up()) else {
+            return Ok(Err(Error::ReplyTooLarge));
+        };
+        // What was rendered goes first: only one large answer is in memory, and those that are gathered.
+        self.write().await?;
+        if self.gathered.is_empty() {
+            self.gathered.held.clear();
+        }
+        let begun = self.begin().await?;
+        let is_write = command.is_write();
+        let batch = Batch { commands: vec![command], epoch: None, timeout: TIMEOUT };
+        let reply = self.door.service.execute(batch).await.pop().unwrap_or(Err(Error::ReplyTooLarge));
+        let held = begun.answered(reply.as_ref().map_or(0, Reply::size_bytes));
+        let is_refused = held.is_cut() && !is_write;
+        self.gathered.held.push(held);
+        Ok(if is_refused { Err(Error::ReplyTooLarge) } else { reply })
+    }
+
+    fn words(&self, error: &Error, key: Option<&Key>) -> String {
+        errors::words(error, key, &*self.door.topology, self.is_member())
+    }
+
+    async fn keyspace(&mut self, asked: Keyspace) -> Result<(), ConnectionError> {
+        let begun = self.begin().await?;
         let door = Arc::clone(&self.door);
-        let is_member = self.is_member();
-        let keys =
-            AllKeys { service: &door.service, topology: &*door.topology, cursors: &door.redis.cursors, is_member };
-        let failed = match asked {
+        let keys = AllKeys::of(&door);
+        let answer = match asked {
             Keyspace::Scan { cursor, pattern, count, has_type } => {
-                match keys.scan(cursor, pattern.as_ref(), count).await {
-                    Ok((next, mut keys)) => {
-                        keys.retain(|_| has_type);
-                        return self.reply(|encoder| {
-                            encoder.array(2);
-                            encoder.bulk(next.to_string().as_bytes());
-                            encoder.array(keys.len());
-                            keys.iter().for_each(|key| encoder.bulk(key.as_bytes()));
-                        });
-                    }
-                    Err(error) => error,
-                }
+                let page = keys.scan(cursor, pattern.as_ref(), count).await;
+                page.map(|(next, keys)| (Some(next), if has_type { keys } else { Vec::new() }))
             }
-            Keyspace::Keys { pattern } => match keys.matching(&pattern).await {
-                Ok(keys) => {
-                    return self.reply(|encoder| {
-                        encoder.array(keys.len());
-                        keys.iter().for_each(|key| encoder.bulk(key.as_bytes()));
-                    });
-                }
-                Err(error) => error,
-            },
+            Keyspace::Keys { pattern } => keys.matching(&pattern).await.map(|keys| (None, keys)),
             Keyspace::RandomKey => match keys.random().await {
-                Ok(Some(key)) => return self.reply(|encoder| encoder.bulk(key.as_bytes())),
-                Ok(None) => return self.reply(|encoder| encoder.null()),
-                Err(error) => error,
+                Ok(Some(key)) => {
+                    self.reply(|encoder| encoder.bulk(key.as_bytes()));
+                    return Ok(());
+                }
+                Ok(None) => {
+                    self.reply(|encoder| encoder.null());
+                    return Ok(());
+                }
+                Err(error) => Err(error),
             },
             Keyspace::Flush => match keys.delete_all().await {
-                Ok(()) => return self.reply(|encoder| encoder.simple("OK")),
-                Err(error) => error,
+                Ok(()) => {
+                    self.reply(|encoder| encoder.simple("OK"));
+                    return Ok(());
+                }
+                Err(error) => Err(error),
             },
         };
-        let words = errors::words(&failed, None, &*door.topology, is_member);
-        self.reply(|encoder| encoder.error(&words));
+        let bytes = answer.iter().flat_map(|(_, keys)| keys).map(|key| key.as_bytes().len()).sum();
+        let held = begun.answered(bytes);
+        match answer.and_then(|answer| if held.is_cut() { Err(Error::ReplyTooLarge) } else { Ok(answer) }) {
+            Ok((next, keys)) => self.reply(|encoder| {
+                if let Some(next) = next {
+                    encoder.array(2);
+                    encoder.bulk(next.to_string().as_bytes());
+                }
+                encoder.array(keys.len());
+                keys.iter().for_each(|key| encoder.bulk(key.as_bytes()));
+            }),
+            Err(error) => {
+                let words = self.words(&error, None);
+                self.reply(|encoder| encoder.error(&words));
+            }
+        }
+        self.held.push(held);
+        Ok(())
     }
+}
+
+/// Whether a command is kept in its order by going alone: it acts on several keys, or on all.
+fn goes_alone(command: &Command) -> bool {
+    command.has_many_keys() || command.key().is_none()
+}
+
+/// Leaves as many answers as there is room for. A read that finds none has not been done; what a write answers is told in any
+/// case.
+fn cut(replies: &mut Replies, asked: &[Target], mut room: usize) {
+    for (reply, target) in replies.iter_mut().zip(asked) {
+        let size = reply.as_ref().map_or(0, Reply::size_bytes);
+        if size <= room {
+            room -= size;
+        } else if size > SMALL_BYTES && !target.is_write {
+            *reply = Err(Error::ReplyTooLarge);
+        }
+    }
+}
+
+/// Who has not said the password yet needs little room.
+fn limits(session: &Session) -> Limits {
+    if session.is_authenticated { Limits::default() } else { Limits::STRANGER }
 }
 
 fn is_spread(mut slots: impl Iterator<Item = Slot>) -> bool {

@@ -2,41 +2,37 @@
 
 use bytes::Bytes;
 
+use super::gathered::Answer;
 use crate::command::{Expiry, Moved, Reply};
 use crate::number::parse_integer;
 use crate::protocol::redis::Shape;
 use crate::protocol::resp::Encoder;
 use crate::record::Timestamp;
-use crate::service::Error;
 
 /// Longest value that Redis keeps beside its key; clients see only the word.
 const EMBEDDED_BYTES_MAX: usize = 44;
 
-type Answer = Result<Reply, Error>;
+const NO_FREQUENCY: &str = "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
+                            switching between policies at runtime LRU and LFU data will take some time to adjust.";
 
-/// Writes the answer to one request. `words` says how an error is told.
-pub(super) fn write(
-    shape: Shape,
-    replies: &mut impl Iterator<Item = Answer>,
-    encoder: &mut Encoder<'_>,
-    words: impl FnOnce(&Error) -> String,
-) {
-    let written = match shape {
-        Shape::Values { count } => values(count, replies, encoder),
-        Shape::AllStored { count } => all(count, replies).map(|_| encoder.simple("OK")),
-        Shape::Sum { count } => all(count, replies).map(|sum| encoder.integer(sum)),
-        single => match replies.next() {
-            Some(Ok(reply)) => write_one(single, reply, encoder),
-            Some(Err(error)) => Err(error),
-            None => Err(Error::Unknown("there was no answer".to_owned())),
-        },
+/// Writes the answer to one request, or the error that is it.
+pub(super) fn write(shape: Shape, answer: Result<Answer, String>, encoder: &mut Encoder<'_>) {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(words) => return encoder.error(&words),
     };
-    if let Err(error) = written {
-        encoder.error(&words(&error));
+    match shape {
+        Shape::AllStored { .. } => encoder.simple("OK"),
+        Shape::Sum { .. } => encoder.integer(answer.done),
+        Shape::Values { .. } => {
+            encoder.array(answer.replies.len());
+            answer.replies.into_iter().for_each(|reply| write_one(Shape::Value, reply, encoder));
+        }
+        single => answer.replies.into_iter().for_each(|reply| write_one(single, reply, encoder)),
     }
 }
 
-fn write_one(shape: Shape, reply: Reply, encoder: &mut Encoder<'_>) -> Result<(), Error> {
+fn write_one(shape: Shape, reply: Reply, encoder: &mut Encoder<'_>) {
     match (shape, reply) {
         (Shape::Value, Reply::Found(Some(found))) => encoder.bulk_value(found.value.into()),
         (Shape::Value, Reply::Found(None)) => encoder.null(),
@@ -69,7 +65,10 @@ fn write_one(shape: Shape, reply: Reply, encoder: &mut Encoder<'_>) -> Result<()
         (Shape::Renamed, Reply::Moved(Moved::Refused)) => encoder.null(),
         (Shape::RenamedFlag, Reply::Moved(moved)) => encoder.integer((moved == Moved::Done).into()),
         (Shape::Copied, Reply::Moved(moved)) => encoder.integer((moved == Moved::Done).into()),
-        (Shape::Encoding | Shape::ReferenceCount | Shape::IdleTime, Reply::Found(None)) => encoder.null(),
+        (Shape::Encoding | Shape::ReferenceCount | Shape::IdleTime | Shape::Frequency, Reply::Found(None)) => {
+            encoder.null()
+        }
+        (Shape::Frequency, Reply::Found(Some(_))) => encoder.error(NO_FREQUENCY),
         (Shape::Encoding, Reply::Found(Some(found))) => encoder.bulk(encoding(found.value.as_bytes())),
         (Shape::ReferenceCount, Reply::Found(Some(_))) => encoder.integer(1),
         (Shape::IdleTime, Reply::Found(Some(_))) => encoder.integer(0),
@@ -77,37 +76,11 @@ fn write_one(shape: Shape, reply: Reply, encoder: &mut Encoder<'_>) -> Result<()
             Some(bytes) => encoder.integer(int(bytes)),
             None => encoder.null(),
         },
-        (_, other) => return Err(Error::Unknown(format!("an answer to something else: {other:?}"))),
-    }
-    Ok(())
-}
-
-fn values(count: usize, replies: &mut impl Iterator<Item = Answer>, encoder: &mut Encoder<'_>) -> Result<(), Error> {
-    // All of them, or an error: a key that could not be read is not a missing one.
-    let replies: Vec<Reply> = take(count, replies)?;
-    encoder.array(replies.len());
-    for reply in replies {
-        write_one(Shape::Value, reply, encoder)?;
-    }
-    Ok(())
-}
-
-/// How many were done, if none failed.
-fn all(count: usize, replies: &mut impl Iterator<Item = Answer>) -> Result<i64, Error> {
-    let replies = take(count, replies)?;
-    Ok(replies.iter().filter(|reply| matches!(reply, Reply::Done(true))).count() as i64)
-}
-
-/// Takes the replies of the request, also of one that failed; answers its first error.
-fn take(count: usize, replies: &mut impl Iterator<Item = Answer>) -> Result<Vec<Reply>, Error> {
-    let (mut taken, mut failed) = (Vec::with_capacity(count), None);
-    for reply in replies.take(count) {
-        match reply {
-            Ok(reply) => taken.push(reply),
-            Err(error) => failed = failed.or(Some(error)),
+        (_, other) => {
+            tracing::error!(?shape, reply_bytes = other.size_bytes(), "an answer to something else");
+            encoder.error("ERR outcome unknown: an answer to something else");
         }
     }
-    failed.map_or(Ok(taken), Err)
 }
 
 /// The bytes from one position to another, both counted from the end if negative.

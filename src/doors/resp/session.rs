@@ -75,6 +75,11 @@ impl Clients {
         all
     }
 
+    /// How many have come since the start.
+    pub fn count(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed) // a figure
+    }
+
     pub fn len(&self) -> usize {
         self.connected.lock().len()
     }

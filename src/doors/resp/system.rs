@@ -8,11 +8,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::keyspace::AllKeys;
 use super::session::Session;
-use super::{Connection, TIMEOUT, cluster, commands, errors, info, limits};
+use super::{Connection, TIMEOUT, cluster, commands, info};
 use crate::command::{Command, Reply, ShardStats};
 use crate::protocol::redis::{ClientReply, Hello, Refusal, System};
 use crate::protocol::resp::{Encoder, Proto};
-use crate::service::{Batch, Error, Service};
+use crate::service::{Batch, Service};
 use crate::slots::Slot;
 
 impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
@@ -21,6 +21,11 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             System::Ping(None) => self.reply(|encoder| encoder.simple("PONG")),
             System::Ping(Some(message)) | System::Echo(message) => self.reply(|encoder| encoder.bulk(&message)),
             System::Ok => self.ok(),
+            System::SelectOther if self.is_member() => {
+                self.refuse(&Refusal::err("SELECT is not allowed in cluster mode"));
+            }
+            System::SelectOther => self.refuse(&Refusal::err("DB index is out of range")),
+            System::Help(syntax) => self.reply(|encoder| commands::help(syntax, encoder)),
             System::Integer(number) => self.reply(|encoder| encoder.integer(number)),
             System::EmptyList => self.reply(|encoder| encoder.array(0)),
             System::Text(text) => self.reply(|encoder| encoder.bulk(text.as_bytes())),
@@ -30,7 +35,6 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             }
             System::Reset => {
                 self.session = Session::new(self.door.access.is_open());
-                self.parser.set_limits(limits(self.session.is_authenticated));
                 self.client.client.names.lock().name = Bytes::new();
                 self.reply(|encoder| encoder.simple("RESET"));
             }
@@ -82,13 +86,14 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
                 drop(names);
                 self.ok();
             }
-            System::ClientReply(reply) => {
-                self.session.reply = reply;
-                match reply {
-                    ClientReply::On => self.ok(),
-                    ClientReply::Off | ClientReply::Skip => {}
+            System::ClientReply(reply) => match reply {
+                ClientReply::On => {
+                    self.session.reply = ClientReply::On;
+                    self.ok();
                 }
-            }
+                ClientReply::Skip if self.session.reply == ClientReply::Off => {}
+                ClientReply::Off | ClientReply::Skip => self.session.reply = reply,
+            },
             System::CommandCount => self.reply(commands::count),
             System::CommandList => self.reply(commands::list),
             System::CommandDocs(names) => self.reply(|encoder| commands::docs(&names, encoder)),
@@ -100,17 +105,8 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             System::ClusterShards => self.cluster(cluster::shards),
             System::ClusterSlots => self.cluster(cluster::slots),
             System::ClusterKeySlot(key) => self.reply(|encoder| encoder.integer(Slot::of(&key).get().into())),
-            System::ClusterCountKeysInSlot(slot) => match self.keys_of(slot, usize::MAX).await {
-                Ok(keys) => self.reply(|encoder| encoder.integer(keys.len() as i64)),
-                Err(refusal) => self.refuse(&refusal),
-            },
-            System::ClusterGetKeysInSlot(slot, count) => match self.keys_of(slot, count).await {
-                Ok(keys) => self.reply(|encoder| {
-                    encoder.array(keys.len());
-                    keys.iter().for_each(|key| encoder.bulk(key.as_bytes()));
-                }),
-                Err(refusal) => self.refuse(&refusal),
-            },
+            System::ClusterCountKeysInSlot(slot) => self.keys_in_slot(slot, None).await,
+            System::ClusterGetKeysInSlot(slot, count) => self.keys_in_slot(slot, Some(count)).await,
         }
     }
 
@@ -138,7 +134,6 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
             return Err(Refusal("WRONGPASS invalid username-password pair or user is disabled.".to_owned()));
         }
         self.session.is_authenticated = true;
-        self.parser.set_limits(limits(true));
         Ok(())
     }
 
@@ -166,18 +161,18 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
         let proto = if self.session.proto == Proto::Resp3 { 3 } else { 2 };
         self.reply(|encoder| {
             encoder.map(7);
-            let mut text = |name: &str, value: &str| {
+            let text = |name: &str, encoder: &mut Encoder<'_>, value: &str| {
                 encoder.bulk(name.as_bytes());
                 encoder.bulk(value.as_bytes());
             };
-            text("server", "redis");
-            text("version", info::REDIS_VERSION);
-            text("mode", if is_member { "cluster" } else { "standalone" });
-            text("role", "master");
+            text("server", encoder, "redis");
+            text("version", encoder, info::REDIS_VERSION);
             encoder.bulk(b"proto");
             encoder.integer(proto);
             encoder.bulk(b"id");
             encoder.integer(i64::try_from(id).unwrap_or(i64::MAX));
+            text("mode", encoder, if is_member { "cluster" } else { "standalone" });
+            text("role", encoder, "master");
             encoder.bulk(b"modules");
             encoder.array(0);
         });
@@ -197,6 +192,8 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
         let node = info::Figures {
             stats: &stats,
             clients: self.door.redis.clients.len(),
+            clients_max: self.door.options.connections_max,
+            connections: self.door.redis.clients.count(),
             uptime: self.door.redis.started.elapsed(),
             run_id: self.door.redis.run_id,
             port: self.door.options.port,
@@ -223,12 +220,21 @@ impl<S: Service, M, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
         });
     }
 
-    async fn keys_of(&self, slot: Slot, count: usize) -> Result<Vec<crate::record::Key>, Refusal> {
+    async fn keys_in_slot(&mut self, slot: Slot, count: Option<usize>) {
         let door = Arc::clone(&self.door);
-        let is_member = self.is_member();
-        let keys =
-            AllKeys { service: &door.service, topology: &*door.topology, cursors: &door.redis.cursors, is_member };
-        let found: Result<_, Error> = keys.of_slot(slot, count).await;
-        found.map_err(|error| Refusal(errors::words(&error, None, &*door.topology, is_member)))
+        let keys = AllKeys::of(&door);
+        let answered = match count {
+            Some(count) => keys.of_slot(slot, count).await.map(|keys| {
+                self.reply(|encoder| {
+                    encoder.array(keys.len());
+                    keys.iter().for_each(|key| encoder.bulk(key.as_bytes()));
+                });
+            }),
+            None => keys.count_of_slot(slot).await.map(|count| self.reply(|encoder| encoder.integer(count as i64))),
+        };
+        if let Err(error) = answered {
+            let words = self.words(&error, None);
+            self.refuse(&Refusal(words));
+        }
     }
 }

@@ -118,15 +118,14 @@ pub(super) fn object(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Transla
         what if is(what, "ENCODING") => Shape::Encoding,
         what if is(what, "REFCOUNT") => Shape::ReferenceCount,
         what if is(what, "IDLETIME") => Shape::IdleTime,
-        what if is(what, "FREQ") => {
-            let reason = "An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
-                          switching between policies at runtime LRU and LFU data will take some time to adjust.";
-            return Err(Refusal::err(reason));
-        }
+        what if is(what, "FREQ") => Shape::Frequency,
         what => {
             return Err(Refusal::err(format_args!("unknown subcommand '{}'. Try OBJECT HELP.", shown(what))));
         }
     };
+    if words.len() != 1 {
+        return Err(Refusal::arity(&format!("object|{}", shown(&what).to_ascii_lowercase())));
+    }
     data(Command::Get { key: words.key()? }, shape, batch)
 }
 

@@ -14,7 +14,7 @@ mod words;
 pub use shape::Shape;
 pub use spec::{Flag, Group, Keys, Spec};
 pub use system::{ClientReply, Hello, System};
-pub use table::{find, translate};
+pub use table::{find, spec_of};
 
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,5 +1,7 @@
 //! The options of SET, GETEX and the EXPIRE family.
 
+use bytes::Bytes;
+
 use super::Refusal;
 use super::words::{Words, is, shown};
 use crate::command::{Existence, ExpireWhen, NewExpiry};
@@ -36,31 +38,44 @@ pub(super) enum Of {
 
 pub(super) fn parse(words: &mut Words<'_>, of: Of) -> Result<Options, Refusal> {
     let mut options = Options { existence: Existence::Any, answer_old: false, expiry: None };
-    let mut moment = None;
+    let mut moment: Option<(Bytes, Unit, Base)> = None;
     while let Some(word) = words.option() {
-        let has_expiry = options.expiry.is_some() || moment.is_some();
-        let is_free = options.existence == Existence::Any;
         match of {
-            Of::Set if is(&word, "NX") && is_free => options.existence = Existence::Absent,
-            Of::Set if is(&word, "XX") && is_free => options.existence = Existence::Present,
             // Said twice it means the same.
-            Of::Set if is(&word, "NX") && options.existence == Existence::Absent => {}
-            Of::Set if is(&word, "XX") && options.existence == Existence::Present => {}
+            Of::Set if is(&word, "NX") && options.existence != Existence::Present => {
+                options.existence = Existence::Absent;
+            }
+            Of::Set if is(&word, "XX") && options.existence != Existence::Absent => {
+                options.existence = Existence::Present;
+            }
             Of::Set if is(&word, "GET") => options.answer_old = true,
             Of::Set if is(&word, "KEEPTTL") && moment.is_none() => options.expiry = Some(NewExpiry::Keep),
             Of::GetEx if is(&word, "PERSIST") && moment.is_none() => options.expiry = Some(NewExpiry::Never),
-            _ if has_expiry => return Err(Refusal::syntax()),
-            _ if is(&word, "EX") => moment = Some((words.operand()?, Unit::Seconds, Base::Now)),
-            _ if is(&word, "PX") => moment = Some((words.operand()?, Unit::Millis, Base::Now)),
-            _ if is(&word, "EXAT") => moment = Some((words.operand()?, Unit::Seconds, Base::Epoch)),
-            _ if is(&word, "PXAT") => moment = Some((words.operand()?, Unit::Millis, Base::Epoch)),
-            _ => return Err(Refusal::syntax()),
+            Of::Set | Of::GetEx => {
+                let Some((unit, base)) = unit_of(&word) else { return Err(Refusal::syntax()) };
+                // Of the same kind, the last one counts.
+                let is_other = moment.as_ref().is_some_and(|(_, unit2, base2)| (*unit2, *base2) != (unit, base));
+                if is_other || options.expiry.is_some() {
+                    return Err(Refusal::syntax());
+                }
+                moment = Some((words.operand()?, unit, base));
+            }
         }
     }
     if let Some((amount, unit, base)) = moment {
         options.expiry = Some(future(words.name(), &amount, unit, base)?);
     }
     Ok(options)
+}
+
+fn unit_of(word: &[u8]) -> Option<(Unit, Base)> {
+    match word {
+        word if is(word, "EX") => Some((Unit::Seconds, Base::Now)),
+        word if is(word, "PX") => Some((Unit::Millis, Base::Now)),
+        word if is(word, "EXAT") => Some((Unit::Seconds, Base::Epoch)),
+        word if is(word, "PXAT") => Some((Unit::Millis, Base::Epoch)),
+        _ => None,
+    }
 }
 
 /// An expiry that must be positive.

@@ -29,6 +29,7 @@ pub enum Shape {
     Encoding,
     ReferenceCount,
     IdleTime,
+    Frequency,
     MemoryUsage,
     Values {
         count: usize,

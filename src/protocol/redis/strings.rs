@@ -141,7 +141,9 @@ pub(super) fn mset(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Translate
 pub(super) fn msetnx(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Translated {
     let mut pairs = pairs(words)?.into_iter();
     let first = pairs.next().ok_or_else(|| Refusal::arity(words.name()))?;
-    batch.push(Command::PutAllAbsent { first, more: pairs.collect() });
+    let command = Command::PutAllAbsent { first, more: pairs.collect() };
+    command.check().map_err(Refusal::err)?;
+    batch.push(command);
     Ok(Action::Data(Shape::Done))
 }
 

@@ -9,6 +9,9 @@ use crate::number::parse_integer;
 use crate::record::Key;
 use crate::slots::Slot;
 
+/// Longest name that a client may have, and its library.
+const NAME_BYTES_MAX: usize = 1024;
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq)]
 pub enum System {
@@ -21,6 +24,10 @@ pub enum System {
         password: Bytes,
     },
     Hello(Hello),
+    /// A database that is not there.
+    SelectOther,
+    /// The subcommands of a command.
+    Help(&'static str),
     /// There is nothing to do.
     Ok,
     /// Always the same number.
@@ -100,9 +107,11 @@ pub(super) fn reset(_: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
 }
 
 pub(super) fn select(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
-    match words.integer()? {
-        0 => system(System::Ok),
-        _ => Err(Refusal::err("DB index is out of range")),
+    let number = words.integer()?;
+    match i32::try_from(number) {
+        Ok(0) => system(System::Ok),
+        Ok(_) => system(System::SelectOther),
+        Err(_) => Err(Refusal::err("value is out of range, value must between -2147483648 and 2147483647")),
     }
 }
 
@@ -137,9 +146,13 @@ pub(super) fn hello(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
     system(System::Hello(hello))
 }
 
+/// A copy: the request that it came in may be large.
 fn client_name(name: Bytes) -> Result<Bytes, Refusal> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Refusal::err(format_args!("Client names cannot have more than {NAME_BYTES_MAX} bytes.")));
+    }
     if name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
-        return Ok(name);
+        return Ok(Bytes::copy_from_slice(&name));
     }
     Err(Refusal::err("Client names cannot contain spaces, newlines or special characters."))
 }
@@ -173,7 +186,7 @@ fn rest(words: &mut Words<'_>) -> Vec<Bytes> {
 /// A subcommand with its full name, as in `client|id`, and how many words follow it: so many, or at least so many.
 type Sub = (&'static str, usize, bool);
 
-/// Finds the subcommand, in upper case after the bar, that the next word names.
+/// Finds the subcommand, in lower case after the bar, that the next word names.
 fn subcommand(words: &mut Words<'_>, subs: &[Sub]) -> Result<&'static str, Refusal> {
     let word = words.next()?;
     for &(full, count, may_be_more) in subs {
@@ -219,7 +232,10 @@ pub(super) fn client(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated 
             mode if is(mode, "SKIP") => system(System::ClientReply(ClientReply::Skip)),
             _ => Err(Refusal::syntax()),
         },
-        _ => system(System::Ok),
+        _ => match &words.next()? {
+            mode if is(mode, "ON") || is(mode, "OFF") => system(System::Ok),
+            _ => Err(Refusal::syntax()),
+        },
     }
 }
 
@@ -232,7 +248,7 @@ pub(super) fn command(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated
         ("command|list", 0, false),
         ("command|docs", 0, true),
         ("command|info", 0, true),
-        ("command|getkeys", 1, true),
+        ("command|getkeys", 2, true),
     ];
     match subcommand(words, subs)? {
         "count" => system(System::CommandCount),
@@ -309,18 +325,19 @@ pub(super) fn cluster(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated
         "shards" => system(System::ClusterShards),
         "slots" => system(System::ClusterSlots),
         "keyslot" => system(System::ClusterKeySlot(words.key()?)),
-        "countkeysinslot" => system(System::ClusterCountKeysInSlot(slot(words)?)),
-        _ => {
-            let (slot, count) = (slot(words)?, words.integer()?);
-            let count = usize::try_from(count).map_err(|_| Refusal::err("Invalid number of keys"))?;
-            system(System::ClusterGetKeysInSlot(slot, count))
-        }
+        "countkeysinslot" => match slot(words.integer()?) {
+            Some(slot) => system(System::ClusterCountKeysInSlot(slot)),
+            None => Err(Refusal::err("Invalid slot")),
+        },
+        _ => match (slot(words.integer()?), usize::try_from(words.integer()?)) {
+            (Some(slot), Ok(count)) => system(System::ClusterGetKeysInSlot(slot, count)),
+            _ => Err(Refusal::err("Invalid slot or number of keys")),
+        },
     }
 }
 
-fn slot(words: &mut Words<'_>) -> Result<Slot, Refusal> {
-    let slot = u16::try_from(words.integer()?).ok().and_then(|slot| Slot::try_from(slot).ok());
-    slot.ok_or_else(|| Refusal::err("Invalid or out of range slot"))
+fn slot(number: i64) -> Option<Slot> {
+    Slot::try_from(u16::try_from(number).ok()?).ok()
 }
 
 pub(super) fn refused(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {

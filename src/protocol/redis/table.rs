@@ -6,13 +6,16 @@ use std::sync::LazyLock;
 
 use foldhash::fast::RandomState;
 
-use super::words::{Words, shown};
-use super::{Action, Flag, Group, Keys, Refusal, Spec, Translated, keys, strings, system};
+use super::words::{Words, is, shown};
+use super::{Action, Flag, Group, Keys, Refusal, Spec, System, Translated, keys, strings, system};
 use crate::command::Command;
 use crate::protocol::resp::Args;
 
 /// Longest name of a command.
 const NAME_BYTES_MAX: usize = 32;
+/// Commands whose first word names a subcommand.
+const CONTAINERS: &[&str] =
+    &["acl", "client", "cluster", "command", "config", "latency", "memory", "module", "object", "slowlog"];
 /// How much of an unknown command is shown.
 const SHOWN_BYTES_MAX: usize = 128;
 
@@ -164,19 +167,32 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
     BY_NAME.get(&*lower).copied()
 }
 
-/// What a request asks for; its commands on keys, if it has any, are put at the end of the batch.
+/// The command of a request.
 ///
 /// # Errors
-/// What to answer instead; then the batch is as it was.
-pub fn translate(request: &Args, batch: &mut Vec<Command>) -> Result<(&'static Spec, Action), Refusal> {
+/// What to answer if there is none, or if it takes another number of words.
+pub fn spec_of(request: &Args) -> Result<&'static Spec, Refusal> {
     let Some(spec) = request.get(0).and_then(find) else { return Err(unknown(request)) };
     let count = i32::try_from(request.len()).unwrap_or(i32::MAX);
     if (spec.arity > 0 && count != spec.arity) || count < -spec.arity {
         return Err(Refusal::arity(spec.name));
     }
-    let len = batch.len();
-    let translated = (spec.translate)(&mut Words::new(spec.name, request), batch);
-    translated.map(|action| (spec, action)).inspect_err(|_| batch.truncate(len))
+    Ok(spec)
+}
+
+impl Spec {
+    /// What a request of this command asks for; its commands on keys, if it has any, are put at the end of the batch.
+    ///
+    /// # Errors
+    /// What to answer instead; then the batch is as it was.
+    pub fn translate(&self, request: &Args, batch: &mut Vec<Command>) -> Result<Action, Refusal> {
+        if CONTAINERS.contains(&self.name) && request.len() == 2 && request.get(1).is_some_and(|word| is(word, "HELP"))
+        {
+            return Ok(Action::System(System::Help(self.syntax)));
+        }
+        let len = batch.len();
+        (self.translate)(&mut Words::new(self.name, request), batch).inspect_err(|_| batch.truncate(len))
+    }
 }
 
 fn unknown(request: &Args) -> Refusal {

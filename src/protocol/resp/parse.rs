@@ -26,6 +26,12 @@ pub struct Limits {
     pub line_bytes_max: usize,
 }
 
+impl Limits {
+    /// For clients that may only authenticate themselves yet; as in Redis.
+    pub const STRANGER: Self =
+        Self { args_max: 10, arg_bytes_max: 16 * 1024, request_bytes_max: 64 * 1024, line_bytes_max: LINE_BYTES_MAX };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -115,8 +121,8 @@ impl Parser {
         Self { limits, stage: Stage::Start, at: 0, searched: 0, spans: Spans::default(), held_bytes: 0 }
     }
 
-    /// From now on; what is being read is measured by them too.
-    pub fn set_limits(&mut self, limits: Limits) {
+    /// Other limits from the next request on. Between requests only.
+    pub fn limit(&mut self, limits: Limits) {
         self.limits = limits;
     }
 

@@ -2,8 +2,8 @@
 
 use super::{Answer, Outcome, changed, unchanged};
 use crate::command::{Existence, ExpireWhen, Found, NewExpiry, Reply, Update};
-use crate::number::{Decimal, parse_integer};
-use crate::record::{Key, Timestamp, VALUE_BYTES_MAX, Value, is_expired};
+use crate::number::{DECIMAL_BYTES_MAX, Decimal, parse_integer};
+use crate::record::{Key, TTL_MAX, Timestamp, VALUE_BYTES_MAX, Value, is_expired};
 use crate::replication::Mutation;
 
 const NOT_AN_INTEGER: &str = "value is not an integer or out of range";
@@ -11,6 +11,19 @@ const OVERFLOW: &str = "increment or decrement would overflow";
 const NOT_A_DECIMAL: &str = "value is not a valid float";
 const NOT_FINITE: &str = "increment would produce NaN or Infinity";
 const TOO_LONG: &str = "string exceeds maximum allowed size (proto-max-bulk-len)";
+
+/// Whether the reply holds what the key was.
+pub(super) fn answers_a_value(update: &Update) -> bool {
+    match update {
+        Update::Set { answer_old, .. } => *answer_old,
+        Update::Take | Update::GetAndExpire { .. } => true,
+        Update::Add { .. }
+        | Update::AddDecimal { .. }
+        | Update::Append { .. }
+        | Update::Overwrite { .. }
+        | Update::Expire { .. } => false,
+    }
+}
 
 /// Whether the outcome is the same whatever the key is now.
 pub(super) fn is_blind(update: &Update) -> bool {
@@ -31,12 +44,13 @@ pub(super) fn is_blind(update: &Update) -> bool {
 
 /// At least how long the value is that an update of a key leaves behind.
 pub(in crate::shard) fn value_bytes(update: &Update, current: Option<&Found>) -> usize {
-    /// Longest text of a sum, but for doubles.
-    const NUMBER_BYTES: usize = 48;
+    /// Longest text of an integer.
+    const INTEGER_BYTES: usize = 20;
     let old = current.map_or(0, |found| found.value.as_bytes().len());
     match update {
         Update::Set { value, .. } => value.as_bytes().len(),
-        Update::Add { .. } | Update::AddDecimal { .. } => NUMBER_BYTES,
+        Update::Add { .. } => INTEGER_BYTES,
+        Update::AddDecimal { .. } => DECIMAL_BYTES_MAX,
         Update::Append { tail } => old.saturating_add(tail.as_bytes().len()),
         Update::Overwrite { offset, part } => old.max((*offset as usize).saturating_add(part.as_bytes().len())),
         Update::Take => 0,
@@ -184,7 +198,7 @@ impl NewExpiry {
             Self::Keep => current.and_then(|found| found.expires_at),
             Self::Never => None,
             Self::In(ttl) => Some(now.after(ttl)),
-            Self::At(at) => Some(at),
+            Self::At(at) => Some(at.min(Timestamp(now.0.saturating_add(TTL_MAX.as_millis() as u64)))),
         }
     }
 }

@@ -30,13 +30,22 @@ fn the_search_agrees_with_trying_every_order() {
     for seed in 0..HISTORIES {
         let rng = &mut SmallRng::seed_from_u64(seed);
         let starts_anyhow = rng.random_bool(0.2);
-        let ops = mixed_history(rng);
+        let ops = mixed_history(rng, 0.08, 0.4);
         let expected = some_order_is_right(&ops, State::new(starts_anyhow), &mut Vec::new());
         let found = search::search(&ops, starts_anyhow);
         assert_eq!(found == Verdict::Linearizable, expected, "seed {seed}: {ops:#?}");
         counts[usize::from(expected)] += 1;
     }
     assert!(counts.iter().all(|&n| n > HISTORIES / 20), "one-sided: {counts:?}");
+}
+
+/// Without expiry, which of two moments of an operation counts makes no difference.
+#[test]
+fn the_search_accepts_what_happened() {
+    for seed in 0..HISTORIES {
+        let ops = mixed_history(&mut SmallRng::seed_from_u64(seed), 0.0, 0.0);
+        assert_eq!(search::search(&ops, false), Verdict::Linearizable, "seed {seed}: {ops:#?}");
+    }
 }
 
 #[test]
@@ -91,7 +100,7 @@ fn plain_history(rng: &mut SmallRng) -> Vec<Op> {
 }
 
 /// A walk of the model with the answers that it gave, and then perhaps a lie.
-fn mixed_history(rng: &mut SmallRng) -> Vec<Op> {
+fn mixed_history(rng: &mut SmallRng, lies: f64, dying: f64) -> Vec<Op> {
     let n = rng.random_range(1..=6);
     let mut spans = spans(rng, n);
     spans.sort_unstable_by_key(|(begin, end)| begin + end);
@@ -103,21 +112,24 @@ fn mixed_history(rng: &mut SmallRng) -> Vec<Op> {
         let now = rng.random_range(clock.0..=clock.1);
         key = key.filter(|(.., dies)| dies.is_none_or(|dies| dies > now));
         let (value, version) = (i as u64, Version::new(1, i as u64 + 1));
-        let ttl_ms = rng.random_bool(0.4).then(|| rng.random_range(1..60));
+        let ttl_ms = rng.random_bool(dying).then(|| rng.random_range(1..60));
         let expected = versions.last().copied().filter(|_| rng.random_bool(0.8)).unwrap_or(Version::new(1, 3));
-        let ask = match rng.random_range(0..9) {
+        let ask = match rng.random_range(0..11) {
             0..3 => Ask::Get,
             3 => Ask::Put { value, ttl_ms },
             4 => Ask::PutAbsent { value, ttl_ms },
             5 => Ask::Cas { value, expected },
             6 => Ask::Delete,
             7 => [Ask::Exists, Ask::Ttl][rng.random_range(0..2)],
+            9 => [Ask::Take, Ask::Swap { value, ttl_ms }][rng.random_range(0..2)],
+            10 => Ask::Add { by: [100, 1000][rng.random_range(0..2)] },
+            _ if dying == 0.0 => Ask::Persist,
             _ => [Ask::Expire { ttl_ms: 5 }, Ask::Persist][rng.random_range(0..2)],
         };
         let (answer, after) = honest(ask, key, version, now);
         key = after;
         versions.extend(key.map(|(_, version, _)| version));
-        let answer = if rng.random_bool(0.08) { lie(answer) } else { answer };
+        let answer = if rng.random_bool(lies) { lie(answer) } else { answer };
         let is_open = rng.random_bool(0.1) && ask.is_write();
         let (answer, end, clock) =
             if is_open { (None, Moment::MAX, (clock.0, u64::MAX)) } else { (Some(answer), end, clock) };
@@ -128,13 +140,14 @@ fn mixed_history(rng: &mut SmallRng) -> Vec<Op> {
 
 type Key = Option<(u64, Version, Option<u64>)>;
 
+fn found(key: Key) -> Answer {
+    key.map_or(Answer::Missing, |(value, version, expires_at)| Answer::Found { value, version, expires_at })
+}
+
 fn honest(ask: Ask, key: Key, version: Version, now: u64) -> (Answer, Key) {
     let dies = |ttl: Option<u64>| ttl.map(|ttl| now + ttl);
     match ask {
-        Ask::Get => match key {
-            Some((value, version, expires_at)) => (Answer::Found { value, version, expires_at }, key),
-            None => (Answer::Missing, key),
-        },
+        Ask::Get => (found(key), key),
         Ask::Put { value, ttl_ms } => (Answer::Stored(version), Some((value, version, dies(ttl_ms)))),
         Ask::PutAbsent { value, ttl_ms } => match key {
             None => (Answer::Stored(version), Some((value, version, dies(ttl_ms)))),
@@ -154,6 +167,12 @@ fn honest(ask: Ask, key: Key, version: Version, now: u64) -> (Answer, Key) {
         Ask::Expire { ttl_ms } => {
             (Answer::Done(key.is_some()), key.map(|(value, ..)| (value, version, dies(Some(ttl_ms)))))
         }
+        Ask::Take => (found(key), None),
+        Ask::Swap { value, ttl_ms } => (found(key), Some((value, version, dies(ttl_ms)))),
+        Ask::Add { by } => {
+            let (old, dies) = key.map_or((0, None), |(value, _, dies)| (value, dies));
+            (Answer::Number(old + by), Some((old + by, version, dies)))
+        }
         Ask::Persist => match key {
             Some((value, _, Some(_))) => (Answer::Done(true), Some((value, version, None))),
             other => (Answer::Done(false), other),
@@ -169,6 +188,7 @@ fn lie(answer: Answer) -> Answer {
         Answer::Conflict(_) => Answer::Conflict(None),
         Answer::Done(done) => Answer::Done(!done),
         Answer::Expiry(_) => Answer::Expiry(Expiry::Never),
+        Answer::Number(number) => Answer::Number(number + 1),
     }
 }
 

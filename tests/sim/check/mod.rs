@@ -9,7 +9,7 @@ mod search;
 
 use std::collections::HashMap;
 
-use crate::history::{Answer, Ask, Moment, Op, ValueId};
+use crate::history::{Answer, Ask, Moment, Op, ValueId, additions_in};
 
 pub use search::Verdict;
 
@@ -71,7 +71,33 @@ fn with_an_end(ops: &[Op]) -> Vec<Op> {
             op.clock.1 = *clock;
         }
     }
+    end_additions(&mut ops);
     ops
+}
+
+/// So has an addition that is part of a sum.
+fn end_additions(ops: &mut [Op]) {
+    let sums: Vec<(u64, Moment, u64)> = ops
+        .iter()
+        .filter_map(|op| match op.answer {
+            Some(Answer::Number(sum) | Answer::Found { value: sum, .. }) => Some((sum, op.end, op.clock.1)),
+            _ => None,
+        })
+        .collect();
+    let mut asked: HashMap<u64, usize> = HashMap::new();
+    for op in ops.iter() {
+        if let Ask::Add { by } = op.ask {
+            *asked.entry(by).or_default() += 1;
+        }
+    }
+    for op in ops.iter_mut().filter(|op| op.is_open()) {
+        let Ask::Add { by } = op.ask else { continue };
+        let seen = sums.iter().filter(|(sum, end, _)| additions_in(*sum, by) > 0 && *end > op.begin);
+        if let Some((_, end, clock)) = seen.min_by_key(|(_, end, _)| *end).filter(|_| asked[&by] == 1) {
+            op.end = *end;
+            op.clock.1 = *clock;
+        }
+    }
 }
 
 /// The longest order that was found, and who could not come next.

@@ -102,6 +102,19 @@ impl State {
             (Ask::Ttl, Answer::Expiry(Expiry::InMillis(ms))) => {
                 self.alive(op)?.dying(Some((op.clock.0 + ms, op.clock.1.saturating_add(ms))))
             }
+            (Ask::Take, Answer::Missing) => self.dead(op),
+            (Ask::Take, Answer::Found { value, version, expires_at }) => {
+                self.alive(op)?.at(version)?.holding(value)?.dying(expires_at.map(|at| (at, at)))?.removed()
+            }
+            (Ask::Swap { value, ttl_ms }, Answer::Missing) => self.dead(op)?.set(op, value, ttl_ms, None),
+            (Ask::Swap { value: new, ttl_ms }, Answer::Found { value, version, expires_at }) => {
+                let old = self.alive(op)?.at(version)?.holding(value)?.dying(expires_at.map(|at| (at, at)))?;
+                old.set(op, new, ttl_ms, None)
+            }
+            (Ask::Add { by }, Answer::Number(sum)) => {
+                let of_none = self.dead(op).filter(|_| sum == by).and_then(|dead| dead.set(op, sum, None, None));
+                of_none.or_else(|| Some(self.alive(op)?.holding(sum.checked_sub(by)?)?.holding_now(Some(sum))))
+            }
             (Ask::Persist, Answer::Done(true)) => {
                 let alive = self.alive(op)?;
                 let Content::Present { value, dies } = alive.content else { return None };
@@ -132,8 +145,25 @@ impl State {
                 let Content::Present { value, .. } = alive.content else { return None };
                 Some(Self { content: Content::Present { value, dies: Dies::Never }, version: alive.version.risen() })
             }
+            Ask::Take => self.alive(op)?.removed(),
+            Ask::Swap { value, ttl_ms } => self.set(op, value, ttl_ms, None),
+            Ask::Add { by } => match self.content {
+                Content::Absent => self.set(op, by, None, None),
+                Content::Present { value, dies: Dies::Never } => Some(self.holding_now(value.map(|value| value + by))),
+                // It may be the first of a sum, or one more: of two possibilities this is the one that says less.
+                Content::Present { dies: Dies::Within(..) | Dies::Perhaps, .. } | Content::Anything => {
+                    let content = Content::Present { value: None, dies: Dies::Perhaps };
+                    Some(Self { content, version: self.version.risen() })
+                }
+            },
             Ask::Get | Ask::Exists | Ask::Ttl => None,
         }
+    }
+
+    /// It was written, and lives as long as before.
+    fn holding_now(self, value: Option<ValueId>) -> Self {
+        let Content::Present { dies, .. } = self.content else { return self };
+        Self { content: Content::Present { value, dies }, version: self.version.risen() }
     }
 
     /// It exists at some moment of the operation.

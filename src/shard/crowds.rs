@@ -1,0 +1,184 @@
+//! Writes of one key that have come while it was being written: the next turn of the key is theirs together. They are evaluated
+//! one after the other and committed at once, so that a hot key takes as many writes a sync as it has writers.
+//!
+//! Not in write-through, where a write sees nothing of what the tier has not confirmed; nor for commands that answer a value,
+//! which have a budget of their own.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use tokio::time::{Instant, timeout_at};
+
+use super::core::Core;
+use super::group::{Group, Tried};
+use crate::command::{Command, Reply};
+use crate::record::Key;
+use crate::service::Error;
+use crate::sync::{Mutex, oneshot};
+
+/// Most writes of one turn.
+const TURN_MAX: usize = 1024;
+
+type Outcome = Result<Reply, Error>;
+
+/// Those who wait, by key. A key is in it from the first who comes until its leader finds nobody left.
+#[derive(Debug, Default)]
+pub(super) struct Crowds {
+    waiting: Mutex<HashMap<Key, Crowd, RandomState>>,
+}
+
+#[derive(Debug, Default)]
+struct Crowd {
+    last_id: u64,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: u64,
+    command: Command,
+    deadline: Instant,
+    answer: oneshot::Sender<Outcome>,
+}
+
+/// A place in a crowd.
+struct Joined {
+    id: u64,
+    answer: oneshot::Receiver<Outcome>,
+    /// Whoever comes first must see to it that somebody leads.
+    is_first: bool,
+}
+
+impl Crowds {
+    fn join(&self, key: &Key, command: Command, deadline: Instant) -> Joined {
+        let (tx, answer) = oneshot::channel();
+        let mut crowds = self.waiting.lock();
+        let is_first = !crowds.contains_key(key);
+        let crowd = crowds.entry(key.clone()).or_default();
+        crowd.last_id += 1;
+        let id = crowd.last_id;
+        crowd.waiting.push_back(Waiting { id, command, deadline, answer: tx });
+        Joined { id, answer, is_first }
+    }
+
+    /// Gives a place up. Answers whether it was still waited on: then its command is not done, and never will be.
+    fn leave(&self, key: &Key, id: u64) -> bool {
+        let mut crowds = self.waiting.lock();
+        let Some(crowd) = crowds.get_mut(key) else { return false };
+        let before = crowd.waiting.len();
+        crowd.waiting.retain(|waiting| waiting.id != id);
+        crowd.waiting.len() < before
+    }
+
+    /// The next turn; `None` if nobody waits, and then the crowd is no more.
+    fn take(&self, key: &Key) -> Option<VecDeque<Waiting>> {
+        let mut crowds = self.waiting.lock();
+        let crowd = crowds.get_mut(key)?;
+        let rest = crowd.waiting.split_off(crowd.waiting.len().min(TURN_MAX));
+        let turn = std::mem::replace(&mut crowd.waiting, rest);
+        if turn.is_empty() {
+            crowds.remove(key);
+            return None;
+        }
+        Some(turn)
+    }
+}
+
+/// Leads the crowd of a key. Should it end before its time, nobody waits for it in vain.
+struct Leader<'a> {
+    crowds: &'a Crowds,
+    key: Key,
+    is_done: bool,
+}
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let left = self.crowds.waiting.lock().remove(&self.key);
+            drop(left); // whoever waits is told so
+        }
+    }
+}
+
+impl Core {
+    /// Writes a key whose latch is held, with all others who want to.
+    pub(super) async fn write_in_crowd(
+        self: &Arc<Self>,
+        key: Key,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let Joined { id, mut answer, is_first } = self.crowds.join(&key, command, deadline);
+        if is_first {
+            let (core, key) = (Arc::clone(self), key.clone());
+            self.tasks.spawn("crowd", async move { core.lead(key).await });
+        }
+        let unanswered = |_| Err(Error::Unknown(super::UNANSWERED.to_owned()));
+        match timeout_at(deadline, &mut answer).await {
+            Ok(answered) => answered.unwrap_or_else(unanswered),
+            Err(_) if self.crowds.leave(&key, id) => {
+                Err(Error::Busy("other writes of this key did not end in time".to_owned()))
+            }
+            Err(_) => answer.await.unwrap_or_else(unanswered), // it is being done
+        }
+    }
+
+    /// Between turns the latch goes to whoever else waits for it.
+    async fn lead(&self, key: Key) {
+        let mut leader = Leader { crowds: &self.crowds, key, is_done: false };
+        loop {
+            let _latch = self.latches.acquire(&leader.key).await;
+            match self.crowds.take(&leader.key) {
+                Some(turn) => self.write_turn(&leader.key, turn).await,
+                None => {
+                    leader.is_done = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The caller holds the latch of the key.
+    async fn write_turn(&self, key: &Key, mut turn: VecDeque<Waiting>) {
+        while !turn.is_empty() {
+            let mut group = Group::default();
+            let mut grouped = Vec::new();
+            let mut deadline = Instant::now();
+            let mut alone = None;
+            while let Some(Waiting { id, command, deadline: until, answer }) = turn.pop_front() {
+                let pending = group.find(key);
+                match self.try_latched(&mut group, grouped.len(), command, pending, None) {
+                    Tried::Answered(outcome) => drop(answer.send(outcome)), // or nobody waits any more
+                    Tried::Grouped { .. } => {
+                        deadline = deadline.max(until);
+                        grouped.push(answer);
+                    }
+                    Tried::MustWait(command) if group.is_empty() => {
+                        alone = Some(Waiting { id, command, deadline: until, answer });
+                        break;
+                    }
+                    Tried::MustWait(command) => {
+                        turn.push_front(Waiting { id, command, deadline: until, answer });
+                        break;
+                    }
+                }
+            }
+            if let Some(Waiting { command, deadline, answer, .. }) = alone {
+                let written = self.write_latched(key, command, None, deadline).await;
+                drop(answer.send(written.and_then(|written| written.reply.into_reply(written.version))));
+            }
+            if group.is_empty() {
+                continue;
+            }
+            let appended = group.append(&self.log);
+            let outcomes = self.commit_group(group, appended, deadline).await;
+            let mut answers: Vec<_> = grouped.into_iter().map(Some).collect();
+            for (place, outcome) in outcomes {
+                if let Some(answer) = answers.get_mut(place).and_then(Option::take) {
+                    drop(answer.send(outcome));
+                }
+            }
+        }
+    }
+}
