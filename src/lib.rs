@@ -10,6 +10,7 @@ pub mod clock;
 pub mod metrics;
 pub mod mutants;
 pub mod net;
+pub mod request;
 pub mod secret;
 mod sync;
 pub mod task;

@@ -5,7 +5,8 @@ use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// What to log: error, warn, info, debug or trace; or by module, as in `info,overspill::shard=debug`
+    /// What to log: error, warn, info, debug or trace; or by module, as in `info,overspill::shard=debug`. `info,overspill::request=debug` follows
+    /// each request from its door over the hop to its statement, by an id
     #[arg(long, env = "KV_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
 

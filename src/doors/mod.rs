@@ -23,6 +23,7 @@ use crate::slots::SlotSet;
 use crate::task::Tasks;
 
 mod access;
+mod ask;
 mod counted;
 pub mod http;
 mod meter;
@@ -40,6 +41,7 @@ use self::open::open;
 use self::sniff::Protocol;
 
 pub use self::access::Access;
+pub use self::ask::{Source, ask};
 pub use self::open::{Incoming, Tls};
 pub use self::prefixed::Prefixed;
 

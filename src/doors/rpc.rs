@@ -22,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Assignment, ControlError, Fence, MapView, Member, MemberStatus, ShardName};
 use crate::command::{Command, Reply};
-use crate::doors::{Door, Metered, farewell};
+use crate::doors::{Door, Metered, Source, ask, farewell};
 use crate::metrics::DoorName;
 use crate::record::Epoch;
+use crate::request::RequestId;
 use crate::rpc::answers::{Budget, Held, Share, UnderWay};
 use crate::rpc::codec::server_transport;
 use crate::rpc::frames::{FRAME_BYTES_MAX, Frames, Gate};
@@ -104,8 +105,13 @@ where
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
     let share = Share::new(budget);
-    let node =
-        Arc::new(Connection { door: Arc::clone(&door), share, rest: Mutex::default(), shutdown: shutdown.clone() });
+    let node = Arc::new(Connection {
+        door: Arc::clone(&door),
+        peer,
+        share,
+        rest: Mutex::default(),
+        shutdown: shutdown.clone(),
+    });
     let mut drained = pin!(async {
         shutdown.cancelled().await;
         gate.drain();
@@ -179,6 +185,7 @@ impl Rest {
 /// What the requests of a connection share.
 struct Connection<S, M> {
     door: Arc<Door<S, M>>,
+    peer: SocketAddr,
     share: Arc<Share>,
     rest: Mutex<Rest>,
     shutdown: CancellationToken,
@@ -302,7 +309,7 @@ impl<S, M> Clone for Handler<S, M> {
 }
 
 impl<S: Service, M: Member> Node for Handler<S, M> {
-    async fn execute(self, _: Context, epoch: Option<Epoch>, timeout_ms: u32, commands: Commands) -> Answer {
+    async fn execute(self, context: Context, epoch: Option<Epoch>, timeout_ms: u32, commands: Commands) -> Answer {
         let timeout = Duration::from_millis(timeout_ms.into()).min(TIMEOUT_MAX);
         let (now, commands) = (Instant::now(), commands.into_vec());
         let deadline = now + timeout;
@@ -312,7 +319,9 @@ impl<S: Service, M: Member> Node for Handler<S, M> {
         }
         let Some(begun) = self.0.begin(deadline).await else { return refuse(no_room()) };
         let batch = Batch { commands, epoch, timeout: deadline.saturating_duration_since(Instant::now()) };
-        let mut replies = Metered::new(&self.0.door, DoorName::Rpc).execute(batch).await;
+        let request = RequestId::from_wire(context.trace_context.trace_id.into());
+        let source = Source { door: "rpc", peer: self.0.peer, request };
+        let mut replies = ask(&Metered::new(&self.0.door, DoorName::Rpc), batch, source).await;
         let held = fit(begun, &mut replies);
         self.0.answer(Made { replies, held, outdated_at: deadline + REST_GRACE })
     }

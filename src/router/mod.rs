@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::cluster::{Check, MapView, Member, Readiness, Topology};
 use crate::command::{Command, Cursor, Reply, ShardStats};
 use crate::record::{Epoch, KEY_BYTES_MAX};
+use crate::request;
 use crate::service::{Batch, Error, PAGE_KEYS_MAX, REPLIES_BYTES_MAX, Replies, Service};
 use crate::slots::{SLOTS, Slot};
 use crate::sync::RwLock;
@@ -196,6 +197,10 @@ impl<P: Peer> Service for Router<P> {
         }
         let sends = routes.targets.iter().zip(parts).filter(|(_, part)| !part.places.is_empty());
         let mut sends: Vec<_> = sends.collect();
+        if let Some(request) = request::current() {
+            let (shards, keyless) = (sends.len(), keyless.len());
+            tracing::debug!(target: request::TARGET, %request, commands = len, shards, keyless, "routed");
+        }
         // The common case needs no gathering.
         if keyless.is_empty()
             && refused.is_empty()

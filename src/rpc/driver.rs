@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::net::{ClientStream, is_refusal, reason};
+use crate::request;
 use crate::rpc::client::Options;
 use crate::rpc::codec::{as_millis, client_transport};
 use crate::rpc::frames::{Frames, STALL_MAX};
@@ -287,6 +288,12 @@ impl Driver {
 async fn run(node: NodeClient, call: Call, now: Instant) -> Done {
     let mut context = context::current();
     context.deadline = (call.deadline + CALL_GRACE).into_std();
+    // All that travels together goes by the first one's name.
+    if let Some(request) = call.requests().next() {
+        context.trace_context.trace_id = request.to_wire().into();
+        let (requests, commands) = (request::list(call.requests()), call.len());
+        tracing::debug!(target: request::TARGET, %request, requests, commands, "sent");
+    }
     let timeout_ms = as_millis(call.deadline.saturating_duration_since(now));
     let commands = call.len();
     let mut replies = Replies::new();

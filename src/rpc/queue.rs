@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::command::{Command, Reply};
 use crate::record::Epoch;
+use crate::request::{self, RequestId};
 use crate::rpc::wire::{Commands, Part};
 use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Error, REPLIES_BYTES_MAX, Replies};
 
@@ -25,13 +26,15 @@ pub struct Submitted {
     commands: Vec<Command>,
     /// How many were claimed for sending, and [`Submitted::ABANDONED`].
     state: AtomicUsize,
+    /// What they belong to, if that is logged.
+    request: Option<RequestId>,
 }
 
 impl Submitted {
     const ABANDONED: usize = 1 << (usize::BITS - 1);
 
     pub fn new(commands: Vec<Command>) -> Self {
-        Self { commands, state: AtomicUsize::new(0) }
+        Self { commands, state: AtomicUsize::new(0), request: request::current() }
     }
 
     pub fn commands(&self) -> &[Command] {
@@ -155,6 +158,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// The requests that it carries parts of, if they are logged. Not each of them once.
+    pub fn requests(&self) -> impl Iterator<Item = RequestId> {
+        self.pieces.iter().filter_map(|(job, _)| job.submitted.request)
+    }
+
     /// Makes a call of what waits, in order, as much as a batch may hold. `None` if nothing waits.
     pub fn assemble(queue: &mut VecDeque<Job>, now: Instant) -> Option<Self> {
         let mut call: Option<Self> = None;

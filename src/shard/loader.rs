@@ -12,6 +12,7 @@ use super::tickets::Tickets;
 use crate::command::Found;
 use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, Record, Timestamp, VALUE_BYTES_MAX};
+use crate::request::{self, RequestId};
 use crate::service::Error;
 use crate::store::{Fill, FillId, Known};
 use crate::sync::Mutex;
@@ -28,10 +29,13 @@ pub(super) const WORKERS: usize = 3;
 
 type Answer = Result<Option<Arc<Record>>, String>;
 
+/// A key to load, and the request that wants it first, if that is logged.
+type Wanted = (Key, FillId, Option<RequestId>);
+
 /// The queue of keys to load, and those who wait for them. Bounded by the commands in flight.
 #[derive(Debug)]
 pub(super) struct Loader {
-    queue: Mutex<Vec<(Key, FillId)>>,
+    queue: Mutex<Vec<Wanted>>,
     wake: Notify,
     waiting: Tickets<Answer>,
     keys_max: AtomicUsize,
@@ -63,7 +67,7 @@ impl Loader {
             }
             Fill::Joined => core.counters.loads_joined.add(1),
             Fill::Started(id) => {
-                self.queue.lock().push((key.clone(), id));
+                self.queue.lock().push((key.clone(), id, request::current()));
                 self.wake.notify_one();
             }
         }
@@ -93,7 +97,7 @@ impl Loader {
         }
     }
 
-    fn take(&self) -> Vec<(Key, FillId)> {
+    fn take(&self) -> Vec<Wanted> {
         // Relaxed: a hint.
         let keys_max = self.keys_max.load(Ordering::Relaxed);
         let mut queue = self.queue.lock();
@@ -101,9 +105,16 @@ impl Loader {
         queue.drain(..rest).collect()
     }
 
-    async fn load_batch(&self, core: &Core, tier: &SharedTier, batch: Vec<(Key, FillId)>) {
-        let keys: Vec<Key> = batch.iter().map(|(key, _)| key.clone()).collect();
+    async fn load_batch(&self, core: &Core, tier: &SharedTier, batch: Vec<Wanted>) {
+        let keys: Vec<Key> = batch.iter().map(|(key, ..)| key.clone()).collect();
+        let started = request::is_told().then(Instant::now);
         let loaded = tier.load(&keys).await;
+        if let Some(started) = started {
+            let requests = request::list(batch.iter().filter_map(|(.., request)| *request));
+            let rows = loaded.as_ref().map_or(0, Vec::len);
+            let (keys, micros, is_ok) = (keys.len(), started.elapsed().as_micros() as u64, loaded.is_ok());
+            tracing::debug!(target: request::TARGET, requests, keys, rows, micros, is_ok, "loaded");
+        }
         core.counters.load_batches.add(1);
         core.note_tier(&loaded);
         match loaded {
@@ -116,7 +127,7 @@ impl Loader {
             Err(error) => {
                 core.counters.load_errors.add(1);
                 let reason = error.to_string();
-                for (key, id) in batch {
+                for (key, id, _) in batch {
                     for ticket in core.store.fail_fill(&key, id) {
                         self.waiting.answer(ticket, Err(reason.clone()));
                     }
@@ -125,11 +136,11 @@ impl Loader {
         }
     }
 
-    fn complete(&self, core: &Core, batch: Vec<(Key, FillId)>, rows: Vec<Record>) {
+    fn complete(&self, core: &Core, batch: Vec<Wanted>, rows: Vec<Record>) {
         let mut rows: std::collections::HashMap<Key, Arc<Record>, foldhash::fast::RandomState> =
             rows.into_iter().map(|row| (row.key.clone(), Arc::new(row))).collect();
         let now = core.clock.now();
-        for (key, id) in batch {
+        for (key, id, _) in batch {
             let row = rows.remove(&key);
             for ticket in core.store.complete_fill(&key, id, row.as_deref(), now) {
                 self.waiting.answer(ticket, Ok(row.clone()));

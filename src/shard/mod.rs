@@ -73,6 +73,7 @@ use crate::journal::{Journal, Recovered};
 use crate::policy::PolicyKind;
 use crate::record::{Key, Lsn};
 use crate::replication::Solo;
+use crate::request;
 use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
 use crate::slots::Slot;
 use crate::store::{Spill, Store, StoreOptions};
@@ -325,6 +326,10 @@ impl Service for Shard {
             return batch.commands.iter().map(|_| Err(error.clone())).collect();
         }
         let Sorted { mut replies, group, waiting, bytes } = self.sort_out(&serving, batch.commands);
+        if let Some(request) = request::current() {
+            let (commands, waiting) = (replies.len(), waiting.len());
+            tracing::debug!(target: request::TARGET, %request, commands, waiting, "executed");
+        }
         if group.is_empty() && waiting.is_empty() {
             return replies;
         }
@@ -332,7 +337,7 @@ impl Service for Shard {
         let appended = group.append(&self.core.log);
         // R5: from here on nothing may be cancelled by the caller.
         let shard = self.clone();
-        let work = self.core.tasks.spawn_work(async move {
+        let work = self.core.tasks.spawn_work(request::within(request::current(), async move {
             let _in_flight = in_flight;
             let grouped = shard.core.commit_group(group, appended, deadline);
             if waiting.is_empty() {
@@ -341,7 +346,7 @@ impl Service for Shard {
             let (mut answers, more) = join(grouped, shard.execute_waiting(&serving, waiting, bytes, deadline)).await;
             answers.extend(more);
             answers
-        });
+        }));
         let answers = work.await.unwrap_or_default();
         for (i, answer) in answers {
             if let Some(place) = replies.get_mut(i) {

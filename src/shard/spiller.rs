@@ -15,6 +15,7 @@ use crate::backoff::{Backoff, Stopped};
 use crate::command::Effect;
 use crate::record::{Key, Version};
 use crate::replication::ReplicatedLog;
+use crate::request;
 use crate::slots::{Slot, SlotSet};
 use crate::sync::Mutex;
 use crate::tier::{DeadLetter, ROWS_MAX, SharedTier, TierError};
@@ -170,7 +171,12 @@ impl Spiller<'_> {
             let mut conflicts = 0;
             loop {
                 let (shard, token) = self.fence.current()?;
+                let started = request::is_told().then(Instant::now);
                 let flushed = self.tier.flush(&shard, token, effects, self.core.log.last_lsn()).await;
+                if let Some(started) = started {
+                    let (rows, micros) = (effects.len(), started.elapsed().as_micros() as u64);
+                    tracing::debug!(target: request::TARGET, rows, micros, is_ok = flushed.is_ok(), "spilled");
+                }
                 self.core.note_tier(&flushed);
                 let Err(error) = flushed else {
                     return self.confirm(effects).await;

@@ -8,17 +8,27 @@ mod passwords;
 #[allow(dead_code, reason = "shared with other tests")]
 mod process;
 mod redis;
+mod requests;
 mod tls;
 
 use std::net::TcpListener;
 use std::process::Output;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Below those that the system gives to clients, of which there are many here; and never the same twice.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(12_000..30_000)));
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until it is so.

@@ -29,7 +29,7 @@ use self::batch::{Asked, Pending, Target, again, targets};
 use self::gathered::Gathered;
 use self::keyspace::{AllKeys, Cursors};
 use self::session::{Clients, Connected, Session};
-use super::{Door, Metered, farewell};
+use super::{Door, Metered, Source, ask, farewell};
 use crate::command::{Command, Reply};
 use crate::metrics::DoorName;
 use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, spec_of};
@@ -289,7 +289,8 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             let commands = self.pending.take();
             let asked: Vec<Target> = targets(&commands).collect();
             let batch = Batch { commands, epoch: None, timeout: TIMEOUT };
-            let mut replies = Metered::new(&self.door, DoorName::Resp).execute(batch).await;
+            let source = Source { door: "resp", peer: self.client.client.peer, request: None };
+            let mut replies = ask(&Metered::new(&self.door, DoorName::Resp), batch, source).await;
             replies.resize_with(asked.len(), || Err(Error::Unknown("there was no answer".to_owned())));
             let held = begun.answered(replies.iter().flatten().map(Reply::size_bytes).sum());
             if held.is_cut() {

@@ -1,0 +1,94 @@
+//! Which request is being worked at, so that a log tells what one has caused: at its door, at the router, on the hop, and as statements
+//! of the shard. All of it is logged at debug level under one target, `overspill::request`; while that is off, no request has an id, and
+//! nothing is spent on it. Knows nothing of what requests are.
+
+use std::fmt;
+use std::future::Future;
+use std::num::NonZeroU128;
+
+use tracing::Level;
+
+/// The target of all that is logged of requests: `--log info,overspill::request=debug`.
+pub const TARGET: &str = "overspill::request";
+
+tokio::task_local! {
+    static CURRENT: Option<RequestId>;
+}
+
+/// Of one batch, from its door on. On the wire and for tracers it is the trace id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(NonZeroU128);
+
+impl RequestId {
+    /// A new one, if requests are logged.
+    pub fn if_told() -> Option<Self> {
+        if is_told() { Self::from_wire(rand::random()) } else { None }
+    }
+
+    /// Zero is none.
+    pub fn from_wire(id: u128) -> Option<Self> {
+        NonZeroU128::new(id).map(Self)
+    }
+
+    pub fn to_wire(self) -> u128 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Whether requests are logged.
+pub fn is_told() -> bool {
+    tracing::enabled!(target: TARGET, Level::DEBUG)
+}
+
+/// The one that this task works at.
+pub fn current() -> Option<RequestId> {
+    CURRENT.try_with(|id| *id).ok().flatten()
+}
+
+/// Does some work for a request. A task that the work starts is to be told again.
+pub fn within<F: Future>(id: Option<RequestId>, work: F) -> impl Future<Output = F::Output> {
+    CURRENT.scope(id, work)
+}
+
+/// Some requests in one field of a log line.
+pub fn list(ids: impl IntoIterator<Item = RequestId>) -> String {
+    let mut seen: Vec<RequestId> = Vec::new();
+    for id in ids {
+        if !seen.contains(&id) {
+            seen.push(id);
+        }
+    }
+    seen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_knows_its_request_and_a_task_that_it_starts_must_be_told() {
+        assert_eq!(current(), None);
+        let id = RequestId::from_wire(7);
+        let inner = within(id, async {
+            let told = tokio::spawn(within(current(), async { current() })).await.unwrap();
+            (current(), told, tokio::spawn(async { current() }).await.unwrap())
+        });
+        assert_eq!(inner.await, (id, id, None));
+        assert_eq!(within(None, async { current() }).await, None);
+    }
+
+    #[test]
+    fn an_id_is_shown_as_tracers_show_it_and_zero_is_none() {
+        let id = RequestId::from_wire(0xab).unwrap();
+        assert_eq!(id.to_string(), "000000000000000000000000000000ab");
+        assert_eq!((id.to_wire(), RequestId::from_wire(0)), (0xab, None));
+        assert_eq!(list([id, id]), id.to_string());
+        assert_eq!(RequestId::if_told(), None, "nothing is logged here");
+    }
+}
