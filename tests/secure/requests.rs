@@ -1,5 +1,8 @@
 //! What the log tells of a request, from its door to the statement that it causes.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use crate::process::{Process, run_in};
 use crate::redis::Redis;
 use crate::{eventually, free_port};
@@ -53,7 +56,16 @@ fn a_request_has_one_name_from_its_door_over_the_hop_to_its_statement() {
         ];
         told.iter().all(|requests| requests.contains(&name))
     });
-    eventually("of every door", || values(&primary.log(), "answered", "door").contains(&"resp".to_owned()));
+    let mut http = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    http.write_all(b"GET /v1/kv/a HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    http.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 OK") && answer.ends_with('1'), "{answer}");
+    let doors = ["rpc", "resp", "http"].map(str::to_owned);
+    eventually("of every door", || {
+        let told = values(&primary.log(), "answered", "door");
+        doors.iter().all(|door| told.contains(door))
+    });
     assert!(!primary.log().contains("\"PUT\""), "neither commands nor keys are logged");
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn find<S: Service, M: Send + Sync + 'static>(
     key: Key,
 ) -> Result<(Found, Held), Refused> {
     let begun = peer.begin().await?;
-    match ask(door, Command::Get { key }).await? {
+    match ask(door, peer, Command::Get { key }).await? {
         Reply::Found(Some(found)) => {
             let held = hold(begun, found.value.as_bytes().len())?;
             Ok((found, held))
@@ -87,7 +87,7 @@ pub(super) async fn write<S: Service, M: Send + Sync + 'static>(
     let (ttl, condition) = (request::ttl(&headers)?, request::condition(&headers)?);
     let body = read_body(&door, &peer, &headers, body, VALUE_BYTES_MAX).await?;
     let command = Command::Put { key, value: Value::new(body)?, ttl, condition };
-    match ask(&door, command).await? {
+    match ask(&door, &peer, command).await? {
         Reply::Stored(version) => Ok(with_etag(empty(StatusCode::NO_CONTENT), version)),
         Reply::Conflict(current) => Err(Refused::condition_failed(current)),
         _ => Err(unexpected()),
@@ -109,6 +109,7 @@ pub(super) async fn read_body<S, M>(
 /// DELETE.
 pub(super) async fn delete<S: Service, M: Send + Sync + 'static>(
     State(door): State<Arc<Door<S, M>>>,
+    Extension(peer): Extension<Arc<Peer>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
@@ -116,7 +117,7 @@ pub(super) async fn delete<S: Service, M: Send + Sync + 'static>(
     if request::if_match(&headers)?.is_some() || request::if_none_match(&headers)?.is_some() {
         return Err(Refused::bad_request("a DELETE takes no condition: it would not be kept"));
     }
-    match ask(&door, Command::Delete { key }).await? {
+    match ask(&door, &peer, Command::Delete { key }).await? {
         Reply::Done(true) => Ok(empty(StatusCode::NO_CONTENT)),
         Reply::Done(false) => Err(Refused::missing()),
         _ => Err(unexpected()),

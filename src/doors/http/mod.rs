@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::answer::Refused;
 use self::stall::Stalling;
-use super::{Access, Door, FAREWELL_TIMEOUT, Metered, farewell_of};
+use super::{Access, Door, FAREWELL_TIMEOUT, Metered, Source, farewell_of};
 use crate::command::{Command, Reply};
 use crate::metrics::{DoorName, Metrics};
 use crate::rpc::answers::{Budget, Held, Share, UnderWay};
@@ -112,11 +112,16 @@ fn no_room() -> Error {
 }
 
 /// Asks one command.
-async fn ask<S: Service, M: Send + Sync + 'static>(door: &Arc<Door<S, M>>, command: Command) -> Result<Reply, Error> {
+async fn ask<S: Service, M: Send + Sync + 'static>(
+    door: &Arc<Door<S, M>>,
+    peer: &Peer,
+    command: Command,
+) -> Result<Reply, Error> {
     let is_write = command.is_write();
     let batch = Batch { commands: vec![command], epoch: None, timeout: TIMEOUT };
+    let source = Source { door: "http", peer: peer.address, request: None };
     let service = Metered::new(door, DoorName::Http);
-    match timeout(TIMEOUT + TIMEOUT_GRACE, service.execute(batch)).await {
+    match timeout(TIMEOUT + TIMEOUT_GRACE, super::ask(&service, batch, source)).await {
         Ok(mut replies) => replies.pop().unwrap_or_else(|| Err(Error::Unknown("no answer".to_owned()))),
         Err(_) if is_write => Err(Error::Unknown("no answer in time".to_owned())),
         Err(_) => Err(Error::Unavailable("no answer in time".to_owned())),

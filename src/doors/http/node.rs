@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::answer::{self, Answer, text};
 use super::figures::{Seen, figures};
-use super::{ask, unexpected};
+use super::{Peer, ask, unexpected};
 use crate::cluster::{MapView, Readiness, ShardView};
 use crate::command::{Command, Reply, ShardStats};
 use crate::doors::Door;
@@ -24,8 +24,11 @@ use crate::slots::SlotSet;
 /// How long a scrape waits for figures; Prometheus waits ten seconds by default.
 const FIGURES_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) async fn stats<S: Service, M: Send + Sync + 'static>(State(door): State<Arc<Door<S, M>>>) -> Answer {
-    match ask(&door, Command::Stats).await? {
+pub(super) async fn stats<S: Service, M: Send + Sync + 'static>(
+    State(door): State<Arc<Door<S, M>>>,
+    Extension(peer): Extension<Arc<Peer>>,
+) -> Answer {
+    match ask(&door, &peer, Command::Stats).await? {
         Reply::Stats(shards) => answer::json(&json!({ "shards": shards })),
         _ => Err(unexpected()),
     }

@@ -35,7 +35,7 @@ pub(super) async fn set<S: Service, M: Send + Sync + 'static>(
     let pair: Pair = serde_json::from_slice(&body)
         .map_err(|error| Refused::bad_request(format!("expected {{\"key\":…,\"value\":…}}: {error}")))?;
     let (key, value) = (Key::new(pair.key.clone())?, Value::new(pair.value.clone())?);
-    match ask(&door, Command::Put { key, value, ttl: None, condition: Condition::Always }).await? {
+    match ask(&door, &peer, Command::Put { key, value, ttl: None, condition: Condition::Always }).await? {
         Reply::Stored(_) => json(&pair),
         _ => Err(unexpected()),
     }
