@@ -1,24 +1,26 @@
-//! PUT with a sync before each acknowledgement, beside `redis-server --appendonly yes --appendfsync always` on the same disk:
-//! the same number of writers, in turns. Prints a table for `docs/benchmarks.md`.
+//! SET with a sync before each acknowledgement, beside `redis-server --appendonly yes --appendfsync always` on the same disk:
+//! the same client, `redis-benchmark`, in turns. Prints a table for `docs/benchmarks.md`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use overspill::rpc::Client;
-use overspill::service::{Batch, Service};
-
 use crate::cluster::{Cluster, directory, free_port};
-use crate::{CONNECTIONS, Outcome, TIMEOUT, check, connect, get, put, shard_stats};
+use crate::{CONNECTIONS, Outcome, TIMEOUT, connect, get, put, shard_stats};
 
 const ROUNDS: usize = 5;
 const CAPACITY: usize = 2_000_000;
 /// For the restart.
 const RECORDS: usize = 1_000_000;
-const WRITERS: [(usize, usize); 2] = [(50, 50_000), (1, 2_000)];
+/// Writers, requests, and what else `redis-benchmark` is told. Without `-r`, all write one key.
+const LOADS: [(&str, usize, usize, &[&str]); 4] = [
+    ("50 writers", 50, 100_000, &["-r", "100000"]),
+    ("50 writers of one key", 50, 100_000, &[]),
+    ("50 writers, pipelines of 16", 50, 400_000, &["-r", "100000", "-P", "16"]),
+    ("1 writer", 1, 4_000, &["-r", "100000"]),
+];
 
 pub async fn run() -> Outcome<()> {
     let place = directory()?;
@@ -26,22 +28,30 @@ pub async fn run() -> Outcome<()> {
     let tier = format!("sqlite://{}", place.path().join("tier.sqlite").display());
     let cluster = Cluster::start(&tier, CAPACITY)?;
     connect(cluster.primary(), 1).await?;
-    println!("| writers | Redis, appendfsync always | Overspill, --fsync always | ratio of each turn |");
+    let (_, port) = cluster.secondary().rsplit_once(':').ok_or("no port")?;
+    println!(
+        "| `redis-benchmark -t set -d 100` | Redis, appendfsync always | Overspill, --fsync always | ratio of each turn, and median |"
+    );
     println!("|---|---|---|---|");
-    for (writers, writes) in WRITERS {
-        let clients = connect(cluster.secondary(), writers).await?;
+    for (name, writers, requests, options) in LOADS {
         let (mut theirs, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            theirs.push(redis.benchmark(writers, writes)?);
-            ours.push(writes as f64 / drive(&clients, writes).await?.as_secs_f64());
+            theirs.push(benchmark(&redis.port, writers, requests, options)?);
+            ours.push(benchmark(port, writers, requests, options)?);
         }
-        let ratios: Vec<String> =
-            ours.iter().zip(&theirs).map(|(ours, theirs)| format!("{:.2}", ours / theirs)).collect();
+        let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+        let listed: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
         let shown = |rates: &[f64]| {
             let rate = median(rates);
-            format!("{rate:.0} PUT/s, {:.0} µs a write", 1e6 * writers as f64 / rate)
+            format!("{rate:.0} SET/s, {:.0} µs a write", 1e6 * writers as f64 / rate)
         };
-        println!("| {writers} | {} | {} | {} |", shown(&theirs), shown(&ours), ratios.join(", "));
+        println!(
+            "| {name} | {} | {} | {}; **{:.2}** |",
+            shown(&theirs),
+            shown(&ours),
+            listed.join(", "),
+            median(&ratios)
+        );
     }
     restart(cluster).await
 }
@@ -69,25 +79,15 @@ fn median(rates: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
-/// Each client writes one record at a time.
-async fn drive(clients: &[Arc<Client>], writes: usize) -> Outcome<Duration> {
-    let started = Instant::now();
-    let mut running = Vec::new();
-    for (i, client) in clients.iter().cloned().enumerate() {
-        let (from, to) = (writes * i / clients.len(), writes * (i + 1) / clients.len());
-        running.push(tokio::spawn(async move {
-            for i in from..to {
-                let command = put(i)?;
-                let batch = Batch { commands: vec![command.clone()], epoch: None, timeout: TIMEOUT };
-                check(i, &command, client.execute(batch).await.pop().ok_or("no reply")??)?;
-            }
-            Outcome::Ok(())
-        }));
-    }
-    for client in running {
-        client.await??;
-    }
-    Ok(started.elapsed())
+/// SETs a second.
+fn benchmark(port: &str, clients: usize, requests: usize, options: &[&str]) -> Outcome<f64> {
+    let (clients, requests) = (clients.to_string(), requests.to_string());
+    let fixed = ["-p", port, "-t", "set", "-c", &clients, "-n", &requests, "-d", "100", "--csv"];
+    let output = Process::new("redis-benchmark").args(fixed).args(options).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let row = text.lines().find(|line| line.starts_with("\"SET\"")).ok_or("redis-benchmark has failed")?;
+    let rate = row.split(',').nth(1).ok_or("no rate")?;
+    Ok(rate.trim_matches('"').parse()?)
 }
 
 /// A server that ends with it.
@@ -122,17 +122,6 @@ impl Redis {
             stream.read_exact(&mut pong)
         });
         asked.is_ok() && pong == *b"+PONG"
-    }
-
-    /// SETs a second.
-    fn benchmark(&self, clients: usize, requests: usize) -> Outcome<f64> {
-        let (clients, requests) = (clients.to_string(), requests.to_string());
-        let options = ["-t", "set", "-c", &clients, "-n", &requests, "-d", "100", "-r", "100000", "--csv"];
-        let output = Process::new("redis-benchmark").args(["-p", &self.port]).args(options).output()?;
-        let text = String::from_utf8(output.stdout)?;
-        let row = text.lines().find(|line| line.starts_with("\"SET\"")).ok_or("redis-benchmark has failed")?;
-        let rate = row.split(',').nth(1).ok_or("no rate")?;
-        Ok(rate.trim_matches('"').parse()?)
     }
 }
 

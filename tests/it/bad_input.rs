@@ -1,7 +1,7 @@
 //! What nobody should send, and peers that do not behave.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -34,10 +34,11 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// Sends bytes and reads to the end of the connection.
+/// Sends bytes and no more, and reads to the end of the connection.
 fn answer_to(port: u16, bytes: &[u8]) -> Vec<u8> {
     let mut stream = connect(port);
     let _ = stream.write_all(bytes); // it may have been closed in the middle
+    let _ = stream.shutdown(Shutdown::Write);
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     loop {
