@@ -7,6 +7,7 @@
 // Layer 0: the outside world as passed-in things.
 pub mod backoff;
 pub mod clock;
+pub mod gather;
 pub mod metrics;
 pub mod mutants;
 pub mod net;

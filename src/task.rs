@@ -1,6 +1,7 @@
 //! Named tasks that end on a token and can be waited for, and where work that blocks is done. Knows nothing of what the
 //! tasks do.
 
+use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -45,9 +46,7 @@ impl Tasks {
     {
         self.tracker.spawn(async move {
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-                let reason = panic.downcast_ref::<String>().map(String::as_str);
-                let reason = reason.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
-                tracing::error!(task = name, reason, "task panicked");
+                log_panic(name, &*panic);
             }
         });
     }
@@ -66,6 +65,13 @@ impl Tasks {
         self.tracker.close();
         tokio::time::timeout(timeout, self.tracker.wait()).await.is_ok()
     }
+}
+
+/// Logs what a task said when it panicked.
+pub fn log_panic(task: &'static str, panic: &(dyn Any + Send)) {
+    let reason = panic.downcast_ref::<String>().map(String::as_str);
+    let reason = reason.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+    tracing::error!(task, reason, "task panicked");
 }
 
 /// Runs work that blocks. Production: a thread of tokio's blocking pool; a simulation runs it in place, on virtual time.

@@ -11,7 +11,7 @@ const FILE_LINES_MAX: usize = 600;
 /// `config` and the binaries share a row in the table; the binaries stand on `config`.
 const BIN: &str = "bin";
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "clock", "metrics", "mutants", "net", "request", "secret", "sync", "task"],
+    &["backoff", "clock", "gather", "metrics", "mutants", "net", "request", "secret", "sync", "task"],
     &["number", "record"],
     &["command", "policy", "slots"],
     &["cluster", "journal", "protocol", "service", "store"],

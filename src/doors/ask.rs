@@ -20,11 +20,11 @@ pub struct Source {
 pub async fn ask<S: Service>(service: &S, batch: Batch, source: Source) -> Replies {
     let Source { door, peer, request } = source;
     let is_told = request::is_told();
-    let request = request.or_else(RequestId::if_told);
+    let Some(request) = request.or_else(RequestId::if_told) else { return service.execute(batch).await };
     let commands = batch.commands.len();
-    let started = (is_told && request.is_some()).then(Instant::now);
-    let replies = request::within(request, service.execute(batch)).await;
-    if let (Some(request), Some(started)) = (request, started) {
+    let started = is_told.then(Instant::now);
+    let replies = request::within(Some(request), service.execute(batch)).await;
+    if let Some(started) = started {
         let errors = replies.iter().filter(|reply| reply.is_err()).count();
         let micros = started.elapsed().as_micros() as u64;
         tracing::debug!(target: TARGET, %request, door, %peer, commands, errors, micros, "answered");

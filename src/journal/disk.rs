@@ -10,6 +10,10 @@ use rustix::fs::FallocateFlags;
 /// The file that is locked; it also holds the process id of who did.
 const LOCK: &str = "LOCK";
 
+/// Reserved space is made ready in pieces of this length, for writes of up to a sixteenth.
+const READY_BYTES: usize = 256 * 1024;
+static ZEROS: [u8; READY_BYTES] = [0; READY_BYTES];
+
 /// One flat directory. What is not synced may be lost, in any part, when power is.
 pub trait Disk: Send + Sync + 'static {
     /// Makes a file that must not exist, with space for `reserve_bytes` (zeros), so that writes into them can't run out
@@ -117,7 +121,7 @@ impl Disk for Directory {
             std::fs::remove_file(&path)?;
             return Err(error);
         }
-        Ok(Box::new(file))
+        Ok(Box::new(Reserved { file, reserved: reserve_bytes, ready: 0 }))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
@@ -201,5 +205,59 @@ impl DiskFile for File {
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.set_len(len)
+    }
+}
+
+/// A file with reserved space, which is written with zeros shortly before it is used: a sync of what was written before is one
+/// write of the disk, without the file system's own account of the space.
+struct Reserved {
+    file: File,
+    reserved: u64,
+    /// Up to where something was written.
+    ready: u64,
+}
+
+impl Reserved {
+    /// Only makes syncs cheaper: what goes wrong here goes wrong again where it matters.
+    fn prepare(&mut self, end: u64) {
+        let until = (end + READY_BYTES as u64).min(self.reserved);
+        let from = end.max(self.ready);
+        let bytes = usize::try_from(until.saturating_sub(from)).unwrap_or_default();
+        if let Some(zeros) = ZEROS.get(..bytes)
+            && FileExt::write_all_at(&self.file, zeros, from).is_ok()
+        {
+            self.ready = until;
+        }
+    }
+}
+
+impl DiskFile for Reserved {
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        if end > self.ready {
+            // Large writes pay for the account themselves.
+            if bytes.len() < READY_BYTES / 16 {
+                self.prepare(end);
+            }
+            self.ready = self.ready.max(end);
+        }
+        DiskFile::write_at(&mut self.file, bytes, offset)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        DiskFile::read_at(&self.file, buffer, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        DiskFile::len(&self.file)
+    }
+
+    fn sync_data(&mut self) -> io::Result<()> {
+        DiskFile::sync_data(&mut self.file)
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.reserved = self.reserved.min(len);
+        DiskFile::truncate(&mut self.file, len)
     }
 }

@@ -8,13 +8,15 @@ use tokio_util::sync::CancellationToken;
 use super::format::Frame;
 use super::writer::Traces;
 use super::{JournalError, Usage};
+use crate::gather::Turns;
 use crate::sync::{Notify, OnceLock};
 
 /// A group takes no more appends once its payload is this long.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// Confirms wait for a group of effects, until there are so many.
 const CONFIRMS_BYTES: usize = 256 * 1024;
-/// Memory that an empty group may keep.
+/// Emptied frames that are kept, and how large at most.
+const SPARES: usize = 2;
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 /// A journal that is opened and killed over and over has a segment for each life.
 const SEGMENTS_MAX: usize = 64;
@@ -56,8 +58,8 @@ pub(super) struct Group {
     pub frame: Frame,
     pub entries: u64,
     pub traces: Traces,
-    /// Whether somebody waits; confirms alone can.
-    pub is_awaited: bool,
+    /// Those that somebody waits for.
+    pub appends: u64,
     /// What it counts for in the buffer.
     bytes: u64,
     pub outcome: Arc<Outcome>,
@@ -67,6 +69,13 @@ impl Drop for Group {
     /// A group that was not ended was lost in a panic.
     fn drop(&mut self) {
         self.outcome.end(Err(JournalError::Failed("the writing of the journal broke off".into())));
+    }
+}
+
+impl Group {
+    /// Whether somebody waits; confirms alone can.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.appends > 0
     }
 }
 
@@ -113,8 +122,10 @@ impl Files {
 /// Everything but the files themselves. Guarded by a lock that is held for a few lines.
 pub(super) struct State {
     queue: VecDeque<Group>,
-    spare: Frame,
+    /// Emptied frames: one is written while the next is filled.
+    spare: Vec<Frame>,
     buffered_bytes: u64,
+    turns: Turns,
     pub files: Files,
     files_bytes: u64,
     pub era: Arc<Era>,
@@ -138,8 +149,9 @@ impl State {
     pub(super) fn new(files: Files, bytes_max: u64, segment_bytes: u64) -> Self {
         let mut state = Self {
             queue: VecDeque::new(),
-            spare: Frame::default(),
+            spare: Vec::new(),
             buffered_bytes: 0,
+            turns: Turns::default(),
             files,
             files_bytes: 0,
             era: Arc::default(),
@@ -182,9 +194,8 @@ impl State {
     pub(super) fn put(&mut self, bytes: usize, put: impl FnOnce(&mut Group)) {
         let is_open = |group: &Group| group.frame.payload_bytes() + bytes <= GROUP_BYTES;
         if !self.queue.back().is_some_and(is_open) {
-            let frame = std::mem::take(&mut self.spare);
             let mut group = Group::default();
-            group.frame = frame;
+            group.frame = self.spare.pop().unwrap_or_default();
             self.queue.push_back(group);
         }
         if let Some(group) = self.queue.back_mut() {
@@ -200,8 +211,15 @@ impl State {
 
     /// Whether a group should be written now, and not only when it is convenient.
     pub(super) fn is_due(&self) -> bool {
-        self.queue.front().is_some_and(|group| group.is_awaited || group.frame.payload_bytes() > CONFIRMS_BYTES)
+        self.queue.front().is_some_and(|group| group.is_awaited() || group.frame.payload_bytes() > CONFIRMS_BYTES)
             || self.queue.len() > 1
+    }
+
+    /// How many appends the next group has, as long as more are likely to come.
+    pub(super) fn gathering(&self) -> Option<u64> {
+        let is_open = self.queue.len() == 1 && self.failed.is_none() && !self.is_stopped;
+        let appends = self.queue.front()?.appends;
+        (is_open && appends < self.turns.usual()).then_some(appends)
     }
 
     pub(super) fn has_groups(&self) -> bool {
@@ -216,10 +234,13 @@ impl State {
     pub(super) fn done(&mut self, group: &mut Group, file: Option<(u64, u64)>) {
         self.buffered_bytes = self.buffered_bytes.saturating_sub(group.bytes);
         self.grown(file);
+        if group.is_awaited() {
+            self.turns.note(group.appends);
+        }
         let mut frame = std::mem::take(&mut group.frame);
-        if frame.capacity() <= SPARE_BYTES {
+        if frame.capacity() <= SPARE_BYTES && self.spare.len() < SPARES {
             frame.clear();
-            self.spare = frame;
+            self.spare.push(frame);
         }
     }
 

@@ -16,6 +16,7 @@ use super::groups::{Era, Group, Outcome, State};
 use super::writer::{Begun, Traces, Writer, is_space, refused};
 use super::{AppendError, Fsync, JournalError, Usage};
 use crate::command::Effect;
+use crate::gather::gather;
 use crate::mutants::{Rule, is_planted};
 use crate::record::JournalId;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +26,6 @@ use crate::task::Blocking;
 /// After so long without work it is made known that the last group is durable.
 const IDLE: Duration = Duration::from_millis(100);
 const NOTE_BYTES_MAX: usize = 1024 * 1024;
-/// Groups that are written before the task looks around again.
-const GROUPS_AT_ONCE: usize = 64;
 const ENDED: &str = "the journal was stopped";
 
 /// An open journal; clones share it.
@@ -152,6 +151,9 @@ impl Journal {
             };
             if duty != Duty::Commit || shared.state.lock().is_due() {
                 mark_at = None;
+                if duty == Duty::Commit && shared.fsync == Fsync::Always {
+                    gather(|| shared.state.lock().gathering()).await;
+                }
                 shared.work_on(duty, blocking).await;
             }
             if duty == Duty::Stop {
@@ -307,7 +309,7 @@ impl Shared {
         state.put(bytes, |group| {
             group.traces.add(write(&mut group.frame));
             group.entries += entries;
-            group.is_awaited = true;
+            group.appends += 1;
             outcome = group.outcome.clone();
         });
         drop(state);
@@ -368,31 +370,27 @@ impl Shared {
         }
     }
 
-    /// Writes the groups that are due, one after the other; each is answered as soon as it is what its caller asked for.
+    /// Writes a group that is due; it is answered as soon as it is what its caller asked for.
     fn commit(&self) -> Result<(), JournalError> {
-        for _ in 0..GROUPS_AT_ONCE {
-            let mut writer = self.writer.lock();
-            let group = {
-                let mut state = self.state.lock();
-                if !state.is_due() || state.failed.is_some() {
-                    return Ok(());
-                }
-                state.take()
-            };
-            let Some(group) = group else { return Ok(()) };
-            self.write(&mut writer, group)?;
-        }
-        Ok(())
+        let mut writer = self.writer.lock();
+        let group = {
+            let mut state = self.state.lock();
+            if !state.is_due() || state.failed.is_some() {
+                return Ok(());
+            }
+            state.take()
+        };
+        group.map_or(Ok(()), |group| self.write(&mut writer, group))
     }
 
     fn write(&self, writer: &mut Writer, mut group: Group) -> Result<(), JournalError> {
         let mut written = writer.write(&mut group.frame, Kind::Entries);
-        if written.is_ok() && group.is_awaited && self.fsync == Fsync::Always {
+        if written.is_ok() && group.is_awaited() && self.fsync == Fsync::Always {
             written = self.sync(writer);
         }
         if written.is_ok() {
             writer.traces.add(std::mem::take(&mut group.traces));
-            if group.is_awaited {
+            if group.is_awaited() {
                 writer.tell();
             }
         }

@@ -232,10 +232,9 @@ impl Core {
         let Some(key) = command.key().cloned() else {
             return Err(Error::Invalid("this command has no key".to_owned()));
         };
-        let may_join = !self.is_write_through() && !answers_a_value(&command);
         let latch = match self.latches.try_acquire(&key) {
             Some(latch) => latch,
-            None if may_join => return self.write_in_crowd(key, command, deadline).await,
+            None if self.may_join(&command) => return self.write_in_crowd(key, command, deadline, None).await,
             None => timeout_at(deadline, self.latches.acquire(&key))
                 .await
                 .map_err(|_| Error::Busy("other writes of this key did not end in time".to_owned()))?,

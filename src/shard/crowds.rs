@@ -9,10 +9,13 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::core::Core;
+use super::evaluate::answers_a_value;
 use super::group::{Group, Tried};
 use crate::command::{Command, Reply};
+use crate::gather::{Turns, gather};
 use crate::record::Key;
 use crate::service::Error;
 use crate::sync::{Mutex, oneshot};
@@ -32,14 +35,23 @@ pub(super) struct Crowds {
 struct Crowd {
     last_id: u64,
     waiting: VecDeque<Waiting>,
+    turns: Turns,
 }
 
 #[derive(Debug)]
 struct Waiting {
     id: u64,
     command: Command,
+    caller: Caller,
+}
+
+/// Whom a command is done for.
+#[derive(Debug)]
+struct Caller {
     deadline: Instant,
     answer: oneshot::Sender<Outcome>,
+    /// Of its batch, if nothing else holds one.
+    _in_flight: Option<TaskTrackerToken>,
 }
 
 /// A place in a crowd.
@@ -51,14 +63,15 @@ struct Joined {
 }
 
 impl Crowds {
-    fn join(&self, key: &Key, command: Command, deadline: Instant) -> Joined {
+    fn join(&self, key: &Key, command: Command, deadline: Instant, in_flight: Option<TaskTrackerToken>) -> Joined {
         let (tx, answer) = oneshot::channel();
         let mut crowds = self.waiting.lock();
         let is_first = !crowds.contains_key(key);
         let crowd = crowds.entry(key.clone()).or_default();
         crowd.last_id += 1;
         let id = crowd.last_id;
-        crowd.waiting.push_back(Waiting { id, command, deadline, answer: tx });
+        let caller = Caller { deadline, answer: tx, _in_flight: in_flight };
+        crowd.waiting.push_back(Waiting { id, command, caller });
         Joined { id, answer, is_first }
     }
 
@@ -71,12 +84,21 @@ impl Crowds {
         crowd.waiting.len() < before
     }
 
+    /// How many wait for the next turn, as long as more are likely to come.
+    fn gathering(&self, key: &Key) -> Option<u64> {
+        let crowds = self.waiting.lock();
+        let crowd = crowds.get(key)?;
+        let count = crowd.waiting.len() as u64;
+        (count < crowd.turns.usual()).then_some(count)
+    }
+
     /// The next turn; `None` if nobody waits, and then the crowd is no more.
     fn take(&self, key: &Key) -> Option<VecDeque<Waiting>> {
         let mut crowds = self.waiting.lock();
         let crowd = crowds.get_mut(key)?;
         let rest = crowd.waiting.split_off(crowd.waiting.len().min(TURN_MAX));
         let turn = std::mem::replace(&mut crowd.waiting, rest);
+        crowd.turns.note(turn.len() as u64);
         if turn.is_empty() {
             crowds.remove(key);
             return None;
@@ -102,14 +124,21 @@ impl Drop for Leader<'_> {
 }
 
 impl Core {
-    /// Writes a key whose latch is held, with all others who want to.
+    /// Whether a command may be written with others.
+    pub(super) fn may_join(&self, command: &Command) -> bool {
+        command.is_write() && !command.has_many_keys() && !answers_a_value(command) && !self.is_write_through()
+    }
+
+    /// Writes a key whose latch is held, with all others who want to. Once it was polled, dropping the future stops the waiting
+    /// only.
     pub(super) async fn write_in_crowd(
         self: &Arc<Self>,
         key: Key,
         command: Command,
         deadline: Instant,
+        in_flight: Option<TaskTrackerToken>,
     ) -> Result<Reply, Error> {
-        let Joined { id, mut answer, is_first } = self.crowds.join(&key, command, deadline);
+        let Joined { id, mut answer, is_first } = self.crowds.join(&key, command, deadline, in_flight);
         if is_first {
             let (core, key) = (Arc::clone(self), key.clone());
             self.tasks.spawn("crowd", async move { core.lead(key).await });
@@ -129,6 +158,7 @@ impl Core {
         let mut leader = Leader { crowds: &self.crowds, key, is_done: false };
         loop {
             let _latch = self.latches.acquire(&leader.key).await;
+            gather(|| self.crowds.gathering(&leader.key)).await;
             match self.crowds.take(&leader.key) {
                 Some(turn) => self.write_turn(&leader.key, turn).await,
                 None => {
@@ -146,37 +176,37 @@ impl Core {
             let mut grouped = Vec::new();
             let mut deadline = Instant::now();
             let mut alone = None;
-            while let Some(Waiting { id, command, deadline: until, answer }) = turn.pop_front() {
+            while let Some(Waiting { id, command, caller }) = turn.pop_front() {
                 let pending = group.find(key);
                 match self.try_latched(&mut group, grouped.len(), command, pending, None) {
-                    Tried::Answered(outcome) => drop(answer.send(outcome)), // or nobody waits any more
+                    Tried::Answered(outcome) => drop(caller.answer.send(outcome)), // or nobody waits any more
                     Tried::Grouped { .. } => {
-                        deadline = deadline.max(until);
-                        grouped.push(answer);
+                        deadline = deadline.max(caller.deadline);
+                        grouped.push(caller);
                     }
                     Tried::MustWait(command) if group.is_empty() => {
-                        alone = Some(Waiting { id, command, deadline: until, answer });
+                        alone = Some((command, caller));
                         break;
                     }
                     Tried::MustWait(command) => {
-                        turn.push_front(Waiting { id, command, deadline: until, answer });
+                        turn.push_front(Waiting { id, command, caller });
                         break;
                     }
                 }
             }
-            if let Some(Waiting { command, deadline, answer, .. }) = alone {
-                let written = self.write_latched(key, command, None, deadline).await;
-                drop(answer.send(written.and_then(|written| written.reply.into_reply(written.version))));
+            if let Some((command, caller)) = alone {
+                let written = self.write_latched(key, command, None, caller.deadline).await;
+                drop(caller.answer.send(written.and_then(|written| written.reply.into_reply(written.version))));
             }
             if group.is_empty() {
                 continue;
             }
             let appended = group.append(&self.log);
             let outcomes = self.commit_group(group, appended, deadline).await;
-            let mut answers: Vec<_> = grouped.into_iter().map(Some).collect();
+            let mut callers: Vec<_> = grouped.into_iter().map(Some).collect();
             for (place, outcome) in outcomes {
-                if let Some(answer) = answers.get_mut(place).and_then(Option::take) {
-                    drop(answer.send(outcome));
+                if let Some(caller) = callers.get_mut(place).and_then(Option::take) {
+                    drop(caller.answer.send(outcome));
                 }
             }
         }

@@ -12,7 +12,7 @@ use super::evaluate::{Answer, Outcome, evaluate, is_blind};
 use super::latches::Latch;
 use crate::command::{Command, Effect, Found, Reply};
 use crate::mutants::{Rule, is_planted};
-use crate::record::{Key, VALUE_BYTES_MAX};
+use crate::record::{Key, VALUE_BYTES_MAX, Version};
 use crate::replication::{Appended, LogError, ReplicatedLog};
 use crate::service::{BATCH_BYTES_MAX, Error};
 use crate::store::{Admission, Known, Lookup};
@@ -34,14 +34,18 @@ pub(super) enum Tried {
 /// Outcomes that are proposed and not committed. Holds the latches of their keys.
 #[derive(Default)]
 pub(super) struct Group {
+    /// One a key, its newest: the group is committed as a whole, so those before will never have been.
     effects: Vec<Effect>,
+    /// Beside each effect.
     admissions: Vec<Admission>,
-    /// Beside each effect: whose it is, and what to answer.
-    answers: Vec<(usize, Answer)>,
+    /// Whose each write is, and what to answer.
+    answers: Vec<(usize, Answer, Version)>,
+    /// Writes and deletions whose effects are not among them.
+    superseded: (u64, u64),
     /// Commands of the batch that have seen what is not committed yet.
     followers: Vec<Answered>,
-    /// The newest effect of a key.
-    newest: HashMap<Key, usize, RandomState>,
+    /// Of the effects, once there are more than [`SCANNED`].
+    places: HashMap<Key, usize, RandomState>,
     latches: Vec<Latch>,
     /// Of the keys and values in the effects.
     bytes: usize,
@@ -50,6 +54,9 @@ pub(super) struct Group {
 /// What the effects of a group take at most, unless it is one: a short command may keep or lengthen a long value (R9).
 const EFFECTS_BYTES_MAX: usize = VALUE_BYTES_MAX + BATCH_BYTES_MAX;
 
+/// Most groups are small: so many effects are looked through one by one.
+const SCANNED: usize = 8;
+
 impl Group {
     pub fn is_empty(&self) -> bool {
         self.effects.is_empty()
@@ -57,10 +64,7 @@ impl Group {
 
     /// What a key will be once the group is committed, if the group changes it.
     pub fn find(&self, key: &Key) -> Option<Option<Found>> {
-        if self.newest.is_empty() {
-            return None;
-        }
-        let found = match self.effects.get(*self.newest.get(key)?)? {
+        let found = match self.effects.get(self.place_of(key)?)? {
             Effect::Set(record) => {
                 let (value, version, expires_at) = (record.value.clone(), record.version, record.expires_at);
                 Some(Found { value, version, expires_at })
@@ -70,16 +74,40 @@ impl Group {
         Some(found)
     }
 
+    fn place_of(&self, key: &Key) -> Option<usize> {
+        if self.effects.len() <= SCANNED {
+            return self.effects.iter().position(|effect| effect.key() == key);
+        }
+        self.places.get(key).copied()
+    }
+
     fn has_room(&self, payload_bytes: usize) -> bool {
         self.is_empty() || self.bytes + payload_bytes <= EFFECTS_BYTES_MAX
     }
 
     fn push(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
+        self.answers.push((place, answer, effect.version()));
         self.bytes += effect.size_bytes();
-        self.newest.insert(effect.key().clone(), self.effects.len());
+        let known = self.place_of(effect.key());
+        if let Some((old, old_admission)) =
+            known.and_then(|at| self.effects.get_mut(at).zip(self.admissions.get_mut(at)))
+        {
+            self.bytes -= old.size_bytes();
+            match old {
+                Effect::Set(_) => self.superseded.0 += 1,
+                Effect::Delete { .. } => self.superseded.1 += 1,
+            }
+            (*old, *old_admission) = (effect, admission);
+            return;
+        }
         self.effects.push(effect);
         self.admissions.push(admission);
-        self.answers.push((place, answer));
+        // The last one, or all, once there are many.
+        let unnoted = if self.effects.len() == SCANNED + 1 { 0 } else { self.effects.len() - 1 };
+        if self.effects.len() > SCANNED {
+            let places = self.effects.iter().enumerate().skip(unnoted);
+            self.places.extend(places.map(|(place, effect)| (effect.key().clone(), place)));
+        }
     }
 
     /// Hands the effects to the log.
@@ -202,20 +230,21 @@ impl Core {
         appended: Result<Appended, LogError>,
         deadline: Instant,
     ) -> Vec<Answered> {
-        let Group { effects, admissions, answers, followers, newest: _, latches, bytes: _ } = group;
+        let Group { effects, admissions, answers, superseded, followers, places: _, latches, bytes: _ } = group;
         let committed = self.commit_all(&effects, admissions, appended, deadline).await;
         drop(latches);
         if let Err(error) = committed {
-            let places = answers.iter().map(|(place, _)| *place).chain(followers.iter().map(|(place, _)| *place));
+            let places = answers.iter().map(|(place, ..)| *place).chain(followers.iter().map(|(place, _)| *place));
             return places.map(|place| (place, Err(error.clone()))).collect();
         }
-        let writes = effects.iter().zip(answers);
+        self.counters.puts.add(superseded.0);
+        self.counters.deletes.add(superseded.1);
         if !self.is_write_through() {
-            let writes = writes.map(|(effect, (place, reply))| (place, reply.into_reply(Some(effect.version()))));
+            let writes = answers.into_iter().map(|(place, reply, version)| (place, reply.into_reply(Some(version))));
             return writes.chain(followers).collect();
         }
-        let writes = writes.map(async |(effect, (place, reply))| {
-            let version = effect.version();
+        // Here a group has one write a key.
+        let writes = effects.iter().zip(answers).map(async |(effect, (place, reply, version))| {
             let through = self.wait_through(effect.key(), version, deadline).await;
             (place, through.and_then(|()| reply.into_reply(Some(version))))
         });

@@ -6,6 +6,7 @@
 //! | task | duty | ends |
 //! |---|---|---|
 //! | steward | carries out assignments | on stop |
+//! | applier | applies what the log has committed | on stop, when nothing is left |
 //! | spiller | writes what leaves memory into the tier | on stop, after draining |
 //! | loader ×3 | reads records back | on stop |
 //! | expirer | deletes what has expired | on stop |
@@ -15,6 +16,7 @@
 //! | journal watch | stops serving when the journal has failed | on stop |
 //! | checkpointer | keeps the journal short | on stop |
 
+mod applier;
 mod backlog;
 mod checkpointer;
 mod claim;
@@ -50,11 +52,13 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use futures::future::{join, join_all};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
+use self::applier::Work;
 use self::claim::LSN_GAP;
 use self::core::{Core, Serving};
 use self::evaluate::{answers_a_value, keys_of};
@@ -72,12 +76,12 @@ use crate::command::{Command, Reply};
 use crate::journal::{Journal, Recovered};
 use crate::policy::PolicyKind;
 use crate::record::{Key, Lsn};
-use crate::replication::Solo;
+use crate::replication::{Appended, Solo};
 use crate::request;
 use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
 use crate::slots::Slot;
 use crate::store::{Spill, Store, StoreOptions};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, oneshot};
 use crate::task::Blocking;
 use crate::tier::SharedTier;
 
@@ -141,6 +145,7 @@ impl ShardOptions {
 pub struct Shard {
     core: Arc<Core>,
     steward: Arc<Steward>,
+    applier: mpsc::UnboundedSender<Work>,
     lead: Arc<Mutex<Option<member::Lead>>>,
     started: Instant,
     address: Arc<topology::Address>,
@@ -204,6 +209,7 @@ impl Shard {
         let has_inherited = core.store.stats().unspilled > 0;
         let core = Arc::new(core);
         let stop = CancellationToken::new();
+        let (applier, appended) = mpsc::unbounded_channel();
         let ledger = Ledger::new(tenure.holding());
         let steward = Arc::new(Steward {
             core: Arc::clone(&core),
@@ -220,21 +226,24 @@ impl Shard {
         let shard = Self {
             core,
             steward,
+            applier,
             lead: Arc::default(),
             started: Instant::now(),
             address: Arc::default(),
             told: Arc::default(),
             stop,
         };
-        shard.spawn_tasks();
+        shard.spawn_tasks(appended);
         if let Some((journal, blocking)) = journal {
             shard.spawn_journal_tasks(&journal, &blocking);
         }
         shard
     }
 
-    fn spawn_tasks(&self) {
+    fn spawn_tasks(&self, appended: mpsc::UnboundedReceiver<Work>) {
         let tasks = &self.core.tasks;
+        let (core, stop) = (Arc::clone(&self.core), self.stop.clone());
+        tasks.spawn("applier", async move { applier::run(&core, appended, &stop).await });
         let steward = Arc::clone(&self.steward);
         tasks.spawn("steward", async move { steward.run().await });
         let (core, stop) = (Arc::clone(&self.core), self.stop.clone());
@@ -334,20 +343,31 @@ impl Service for Shard {
             return replies;
         }
         let deadline = Instant::now() + batch.timeout;
+        let waiting = match alone_in_crowd(&self.core, replies.len(), waiting) {
+            Ok((key, command)) => {
+                return vec![self.core.write_in_crowd(key, command, deadline, Some(in_flight)).await];
+            }
+            Err(waiting) => waiting,
+        };
         let appended = group.append(&self.core.log);
         // R5: from here on nothing may be cancelled by the caller.
-        let shard = self.clone();
-        let work = self.core.tasks.spawn_work(request::within(request::current(), async move {
-            let _in_flight = in_flight;
-            let grouped = shard.core.commit_group(group, appended, deadline);
-            if waiting.is_empty() {
-                return grouped.await;
+        let answers = match appended {
+            Ok(appended) if waiting.is_empty() && !self.core.is_write_through() => {
+                self.apply_in_order(group, appended, deadline, in_flight).await
             }
-            let (mut answers, more) = join(grouped, shard.execute_waiting(&serving, waiting, bytes, deadline)).await;
-            answers.extend(more);
-            answers
-        }));
-        let answers = work.await.unwrap_or_default();
+            appended => {
+                let shard = self.clone();
+                let work = self.core.tasks.spawn_work(request::within(request::current(), async move {
+                    let _in_flight = in_flight;
+                    let grouped = shard.core.commit_group(group, appended, deadline);
+                    let waiting = shard.execute_waiting(&serving, waiting, bytes, deadline);
+                    let (mut answers, more) = join(grouped, waiting).await;
+                    answers.extend(more);
+                    answers
+                }));
+                work.await.unwrap_or_default()
+            }
+        };
         for (i, answer) in answers {
             if let Some(place) = replies.get_mut(i) {
                 *place = answer;
@@ -355,6 +375,15 @@ impl Service for Shard {
         }
         replies
     }
+}
+
+/// The only command of a batch, if it is a write of a key that is being written.
+fn alone_in_crowd(core: &Core, commands: usize, mut waiting: Vec<Waiting>) -> Result<(Key, Command), Vec<Waiting>> {
+    let is_alone =
+        |command: &Command| core.may_join(command) && command.key().is_some_and(|key| core.latches.is_held(key));
+    let alone = waiting.pop_if(|(_, command)| commands == 1 && is_alone(command));
+    let key = alone.as_ref().and_then(|(_, command)| command.key().cloned());
+    key.zip(alone.map(|(_, command)| command)).ok_or(waiting)
 }
 
 /// A command that has to wait, with its place in the batch.
@@ -376,6 +405,24 @@ fn is_refusable(command: &Command) -> bool {
 }
 
 impl Shard {
+    /// Has a group that waits for nothing but its commit applied. No answers come if the work on it broke off.
+    async fn apply_in_order(
+        &self,
+        group: Group,
+        appended: Appended,
+        deadline: Instant,
+        in_flight: TaskTrackerToken,
+    ) -> Vec<Answered> {
+        let (answers, answered) = oneshot::channel();
+        let work = Work { group, appended, deadline, in_flight, answers };
+        if let Err(mpsc::error::SendError(work)) = self.applier.send(work) {
+            // The shard is being stopped.
+            let core = Arc::clone(&self.core);
+            self.core.tasks.spawn("late write", async move { applier::apply(&core, work).await });
+        }
+        answered.await.unwrap_or_default()
+    }
+
     /// Tries all commands. One goes to those that wait if an earlier one on its key did: commands on one key keep their order, as
     /// those on several keys do, which always wait.
     fn sort_out(&self, serving: &Serving, commands: Vec<Command>) -> Sorted {

@@ -17,10 +17,12 @@ mod system;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
+use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -136,6 +138,7 @@ struct Connection<S, M, IO> {
 impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
         let mut room = READ_BYTES_MIN;
+        let mut stopped = pin!(shutdown.cancelled()); // one for all turns: each registers with a token that all share
         loop {
             let parsed = self.take_requests().await;
             self.ask_pending().await?;
@@ -148,7 +151,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             let capacity = self.input.capacity() - self.input.len();
             let read = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(()),
+                () = &mut stopped => return Ok(()),
                 read = self.read() => read?,
             };
             match read {
@@ -171,8 +174,13 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
 
     async fn write(&mut self) -> Result<(), ConnectionError> {
         while !self.output.is_empty() {
-            let written = timeout(self.door.options.stall_max, self.stream.write_buf(&mut self.output)).await;
-            if written.map_err(|_| ConnectionError::Stalled)?? == 0 {
+            let written = match write_some(&mut self.stream, &mut self.output).now_or_never() {
+                Some(written) => written,
+                None => timeout(self.door.options.stall_max, write_some(&mut self.stream, &mut self.output))
+                    .await
+                    .map_err(|_| ConnectionError::Stalled)?,
+            };
+            if written? == 0 {
                 return Err(io::Error::from(io::ErrorKind::WriteZero).into());
             }
         }
@@ -418,6 +426,17 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         self.held.push(held);
         Ok(())
     }
+}
+
+/// Most output is in one piece, which costs less to send as such.
+async fn write_some<IO: AsyncWrite + Unpin>(stream: &mut IO, output: &mut Output) -> io::Result<usize> {
+    let chunk = output.chunk();
+    if chunk.len() < output.remaining() {
+        return stream.write_buf(output).await;
+    }
+    let written = stream.write(chunk).await?;
+    output.advance(written);
+    Ok(written)
 }
 
 /// Whether a command is kept in its order by going alone: it acts on several keys, or on all.
