@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Door;
-use crate::command::{Command, Expiry, Moved, Reply};
+use crate::command::{Command, Expiry, Moved, Reply, Update};
 use crate::metrics::{CommandMetrics, DoorName, Metrics, Outcome};
 use crate::service::{Batch, Error, Replies, Service};
 
@@ -75,13 +75,18 @@ enum Kind {
     Count,
     Stats,
     Explain,
-    Update,
+    Add,
+    AddDecimal,
+    Append,
+    Overwrite,
+    Take,
+    GetAndExpire,
     Move,
     PutAllAbsent,
 }
 
 impl Kind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 19] = [
         Self::Get,
         Self::Put,
         Self::Delete,
@@ -93,7 +98,12 @@ impl Kind {
         Self::Count,
         Self::Stats,
         Self::Explain,
-        Self::Update,
+        Self::Add,
+        Self::AddDecimal,
+        Self::Append,
+        Self::Overwrite,
+        Self::Take,
+        Self::GetAndExpire,
         Self::Move,
         Self::PutAllAbsent,
     ];
@@ -111,7 +121,16 @@ impl Kind {
             Command::Count => Self::Count,
             Command::Stats => Self::Stats,
             Command::Explain { .. } => Self::Explain,
-            Command::Update { .. } => Self::Update,
+            Command::Update { update, .. } => match update {
+                Update::Set { .. } => Self::Put,
+                Update::Expire { .. } => Self::Expire,
+                Update::Add { .. } => Self::Add,
+                Update::AddDecimal { .. } => Self::AddDecimal,
+                Update::Append { .. } => Self::Append,
+                Update::Overwrite { .. } => Self::Overwrite,
+                Update::Take => Self::Take,
+                Update::GetAndExpire { .. } => Self::GetAndExpire,
+            },
             Command::Move { .. } => Self::Move,
             Command::PutAllAbsent { .. } => Self::PutAllAbsent,
         }
@@ -130,7 +149,12 @@ impl Kind {
             Self::Count => "count",
             Self::Stats => "stats",
             Self::Explain => "explain",
-            Self::Update => "update",
+            Self::Add => "add",
+            Self::AddDecimal => "add_decimal",
+            Self::Append => "append",
+            Self::Overwrite => "overwrite",
+            Self::Take => "take",
+            Self::GetAndExpire => "get_and_expire",
             Self::Move => "move",
             Self::PutAllAbsent => "put_all_absent",
         }

@@ -25,15 +25,20 @@ const TURN_MAX: usize = 1024;
 
 type Outcome = Result<Reply, Error>;
 
-/// Those who wait, by key. A key is in it from the first who comes until its leader finds nobody left.
+/// Those who wait.
 #[derive(Debug, Default)]
-pub(super) struct Crowds {
-    waiting: Mutex<HashMap<Key, Crowd, RandomState>>,
+pub(super) struct Crowds(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of all keys: a place that was given up late must not be somebody else's in the next crowd.
+    last_id: u64,
+    /// A key is in it from the first who comes until its leader finds nobody left.
+    crowds: HashMap<Key, Crowd, RandomState>,
 }
 
 #[derive(Debug, Default)]
 struct Crowd {
-    last_id: u64,
     waiting: VecDeque<Waiting>,
     turns: Turns,
 }
@@ -65,11 +70,11 @@ struct Joined {
 impl Crowds {
     fn join(&self, key: &Key, command: Command, deadline: Instant, in_flight: Option<TaskTrackerToken>) -> Joined {
         let (tx, answer) = oneshot::channel();
-        let mut crowds = self.waiting.lock();
+        let State { last_id, crowds } = &mut *self.0.lock();
+        *last_id += 1;
+        let id = *last_id;
         let is_first = !crowds.contains_key(key);
         let crowd = crowds.entry(key.clone()).or_default();
-        crowd.last_id += 1;
-        let id = crowd.last_id;
         let caller = Caller { deadline, answer: tx, _in_flight: in_flight };
         crowd.waiting.push_back(Waiting { id, command, caller });
         Joined { id, answer, is_first }
@@ -77,8 +82,8 @@ impl Crowds {
 
     /// Gives a place up. Answers whether it was still waited on: then its command is not done, and never will be.
     fn leave(&self, key: &Key, id: u64) -> bool {
-        let mut crowds = self.waiting.lock();
-        let Some(crowd) = crowds.get_mut(key) else { return false };
+        let mut state = self.0.lock();
+        let Some(crowd) = state.crowds.get_mut(key) else { return false };
         let before = crowd.waiting.len();
         crowd.waiting.retain(|waiting| waiting.id != id);
         crowd.waiting.len() < before
@@ -86,15 +91,15 @@ impl Crowds {
 
     /// How many wait for the next turn, as long as more are likely to come.
     fn gathering(&self, key: &Key) -> Option<u64> {
-        let crowds = self.waiting.lock();
-        let crowd = crowds.get(key)?;
+        let state = self.0.lock();
+        let crowd = state.crowds.get(key)?;
         let count = crowd.waiting.len() as u64;
         (count < crowd.turns.usual()).then_some(count)
     }
 
     /// The next turn; `None` if nobody waits, and then the crowd is no more.
     fn take(&self, key: &Key) -> Option<VecDeque<Waiting>> {
-        let mut crowds = self.waiting.lock();
+        let crowds = &mut self.0.lock().crowds;
         let crowd = crowds.get_mut(key)?;
         let rest = crowd.waiting.split_off(crowd.waiting.len().min(TURN_MAX));
         let turn = std::mem::replace(&mut crowd.waiting, rest);
@@ -117,7 +122,7 @@ struct Leader<'a> {
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
         if !self.is_done {
-            let left = self.crowds.waiting.lock().remove(&self.key);
+            let left = self.crowds.0.lock().crowds.remove(&self.key);
             drop(left); // whoever waits is told so
         }
     }
@@ -210,5 +215,58 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod interleavings {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::command::Reply;
+    use crate::sync::{check, future, thread};
+
+    /// However many come and give up while leaders come and go: a command that was answered was done once, one that was given up
+    /// never, and nobody waits in vain.
+    #[test]
+    fn whoever_joins_is_done_and_told_or_neither() {
+        check(3_000, || {
+            let crowds = Arc::new(Crowds::default());
+            let done = Arc::new([const { AtomicUsize::new(0) }; 4]);
+            let writers = [false, true, false, true].into_iter().enumerate().map(|(number, is_patient)| {
+                let (crowds, done) = (crowds.clone(), done.clone());
+                thread::spawn(move || {
+                    let key = Key::new("hot").unwrap();
+                    // The key of the command tells whose it is.
+                    let command = Command::Persist { key: Key::new(number.to_string()).unwrap() };
+                    let Joined { id, answer, is_first } = crowds.join(&key, command, Instant::now(), None);
+                    let leader = is_first.then(|| {
+                        let (crowds, key, done) = (crowds.clone(), key.clone(), done.clone());
+                        thread::spawn(move || {
+                            while let Some(turn) = crowds.take(&key) {
+                                for Waiting { command, caller, .. } in turn {
+                                    let whose = command.key().unwrap().as_bytes()[0] - b'0';
+                                    done[usize::from(whose)].fetch_add(1, Ordering::SeqCst);
+                                    drop(caller.answer.send(Ok(Reply::Done(true))));
+                                }
+                            }
+                        })
+                    });
+                    let was_left = !is_patient && crowds.leave(&key, id);
+                    if !was_left {
+                        assert_eq!(future::block_on(answer), Ok(Ok(Reply::Done(true))));
+                    }
+                    if let Some(leader) = leader {
+                        leader.join().unwrap();
+                    }
+                    assert_eq!(done[number].load(Ordering::SeqCst), usize::from(!was_left));
+                })
+            });
+            for writer in writers.collect::<Vec<_>>() {
+                writer.join().unwrap();
+            }
+            assert!(crowds.0.lock().crowds.is_empty(), "a crowd without a leader");
+        });
     }
 }
