@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash shuttle sim mutants bench bench-quick bench-durable lint fmt deny clean
+.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable lint fmt deny clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -23,6 +23,10 @@ crash: ## kill -9 of real processes at random under load: ROUNDS=200, and SEED=â
 
 shuttle: ## interleavings of locks, atomics and wake-ups under a scheduler: ROUNDS=50 times what `make test` tries
 	ROUNDS=$(or $(ROUNDS),50) cargo test --locked --features shuttle --lib interleavings -- --nocapture
+
+fuzz: ## the parser of Redis requests under libFuzzer, for SECONDS=60 (needs cargo-fuzz and a nightly toolchain)
+	@command -v cargo-fuzz >/dev/null || { echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz'; exit 1; }
+	cargo +nightly fuzz run resp_parse -- -max_total_time=$(or $(SECONDS),60)
 
 sim: ## the simulator, for SECONDS=60 on fresh seeds; SEED=â€¦ replays one with its trace
 	SIM_SECONDS=$(or $(SECONDS),60) cargo test --locked --profile sim --test sim fresh -- --nocapture
