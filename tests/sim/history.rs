@@ -38,6 +38,10 @@ impl Ask {
         !matches!(self, Self::Get | Self::Exists | Self::Ttl)
     }
 
+    pub fn leaves_a_value(self) -> bool {
+        self.value().is_some() || matches!(self, Self::Add { .. })
+    }
+
     pub fn value(self) -> Option<ValueId> {
         match self {
             Self::Put { value, .. }
