@@ -42,9 +42,10 @@ bench-quick: ## the same with 100,000 records
 	cargo build --release --locked --bins --example bench
 	$(DATABASE) target/release/examples/bench --quick
 
-bench-durable: ## writes with a sync each, beside redis-server with appendfsync always
+bench-durable: ## docs/benchmarks.md: writes with a sync each, beside redis-server with appendfsync always; recovery
 	cargo build --release --locked --bins --example bench
-	target/release/examples/bench durable
+	target/release/examples/bench durable > target/benchmarks.md
+	mv target/benchmarks.md docs/benchmarks.md
 
 lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy
 	scripts/setup

@@ -1,5 +1,5 @@
 //! SET with a sync before each acknowledgement, beside `redis-server --appendonly yes --appendfsync always` on the same disk:
-//! the same client, `redis-benchmark`, in turns. Prints a table for `docs/benchmarks.md`.
+//! the same client, `redis-benchmark`, in turns. Prints `docs/benchmarks.md`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -29,13 +29,15 @@ pub async fn run() -> Outcome<()> {
     let cluster = Cluster::start(&tier, CAPACITY)?;
     connect(cluster.primary(), 1).await?;
     let (_, port) = cluster.secondary().rsplit_once(':').ok_or("no port")?;
+    println!("{}", heading()?);
     println!(
         "| `redis-benchmark -t set -d 100` | Redis, appendfsync always | Overspill, --fsync always | ratio of each turn, and median |"
     );
     println!("|---|---|---|---|");
     for (name, writers, requests, options) in LOADS {
         let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
+        for round in 1..=ROUNDS {
+            eprintln!("{name}: {round} of {ROUNDS}");
             theirs.push(benchmark(&redis.port, writers, requests, options)?);
             ours.push(benchmark(port, writers, requests, options)?);
         }
@@ -46,7 +48,8 @@ pub async fn run() -> Outcome<()> {
             format!("{rate:.0} SET/s, {:.0} µs a write", 1e6 * writers as f64 / rate)
         };
         println!(
-            "| {name} | {} | {} | {}; **{:.2}** |",
+            "| {name}: `{}` | {} | {} | {}; **{:.2}** |",
+            command(writers, requests, options),
             shown(&theirs),
             shown(&ours),
             listed.join(", "),
@@ -67,10 +70,33 @@ async fn restart(mut cluster: Cluster) -> Outcome<()> {
     let clients = connect(cluster.secondary(), 1).await?;
     let took = killed.elapsed();
     println!();
-    println!("Restart after kill -9 with {unspilled} unspilled records of 116 bytes: served again after {took:.2?}");
+    println!("## Recovery");
+    println!();
+    println!("Restart after kill -9 with {unspilled} unspilled records of 116 bytes: served again after {took:.2?};");
     crate::drive(&clients, RECORDS, 64, get).await?;
-    println!("every one of the {RECORDS} records was read back as last written");
+    println!("every one of the {RECORDS} records was read back as last written.");
     Ok(())
+}
+
+fn heading() -> Outcome<String> {
+    let version = String::from_utf8(Process::new("redis-server").arg("--version").output()?.stdout)?;
+    let redis = version.split_whitespace().find_map(|word| word.strip_prefix("v=")).ok_or("no version of redis-server")?;
+    let cores = std::thread::available_parallelism()?;
+    Ok(format!(
+        "# Benchmarks
+
+Made by `make bench-durable`. Redis {redis} and a secondary with one worker thread, on {cores} cores that they share with the client, their files in the
+same file system. They are asked in turns; the figures are medians of {ROUNDS}, the ratio is ours to Redis' in each turn: above 1 we are faster.
+Machines differ and are shared: compare within a row.
+
+## A sync before each acknowledgement
+"
+    ))
+}
+
+/// What `redis-benchmark` is told of a load.
+fn command(writers: usize, requests: usize, options: &[&str]) -> String {
+    [format!("-c {writers} -n {requests}"), options.join(" ")].join(" ").trim_end().to_owned()
 }
 
 fn median(rates: &[f64]) -> f64 {
