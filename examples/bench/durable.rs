@@ -80,7 +80,8 @@ async fn restart(mut cluster: Cluster) -> Outcome<()> {
 
 fn heading() -> Outcome<String> {
     let version = String::from_utf8(Process::new("redis-server").arg("--version").output()?.stdout)?;
-    let redis = version.split_whitespace().find_map(|word| word.strip_prefix("v=")).ok_or("no version of redis-server")?;
+    let redis =
+        version.split_whitespace().find_map(|word| word.strip_prefix("v=")).ok_or("no version of redis-server")?;
     let cores = std::thread::available_parallelism()?;
     Ok(format!(
         "# Benchmarks

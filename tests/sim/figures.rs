@@ -14,6 +14,7 @@ pub struct Figures {
     pub faults: u64,
     pub operations: u64,
     pub events: u64,
+    pub undecided: u64,
 }
 
 impl Figures {
@@ -23,6 +24,7 @@ impl Figures {
         self.faults += outcome.faults;
         self.operations += outcome.operations;
         self.events += outcome.events;
+        self.undecided += outcome.undecided;
     }
 }
 
@@ -35,6 +37,7 @@ impl fmt::Display for Figures {
         writeln!(f, "simulated time                {:>12.1} h", self.virtual_time.as_secs_f64() / 3600.0)?;
         writeln!(f, "simulated hours per CPU hour  {:>12}", per_hour(self.virtual_time.as_secs_f64() / 3600.0))?;
         writeln!(f, "faults planted per CPU hour   {:>12} ({} in all)", per_hour(self.faults as f64), self.faults)?;
-        write!(f, "operations checked a second   {:>12.0} ({} in all)", per_second, self.operations)
+        writeln!(f, "operations checked a second   {:>12.0} ({} in all)", per_second, self.operations)?;
+        write!(f, "histories too hard to judge   {:>12}", self.undecided)
     }
 }

@@ -38,10 +38,6 @@ impl Ask {
         !matches!(self, Self::Get | Self::Exists | Self::Ttl)
     }
 
-    pub fn leaves_a_value(self) -> bool {
-        self.value().is_some() || matches!(self, Self::Add { .. })
-    }
-
     pub fn value(self) -> Option<ValueId> {
         match self {
             Self::Put { value, .. }
@@ -78,6 +74,16 @@ pub enum Answer {
     Done(bool),
     Expiry(Expiry),
     Number(u64),
+}
+
+impl Answer {
+    /// What it tells of the value.
+    pub fn value(self) -> Option<ValueId> {
+        match self {
+            Self::Found { value, .. } | Self::Number(value) => Some(value),
+            Self::Missing | Self::Stored(_) | Self::Conflict(_) | Self::Done(_) | Self::Expiry(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

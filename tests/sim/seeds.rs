@@ -11,6 +11,8 @@ use crate::world::{Outcome, run};
 
 /// Every so many seeds one is run twice.
 const TWICE: u64 = 100;
+/// At most one history in so many seeds may be too hard to judge.
+const UNDECIDED: u64 = 1_000;
 /// Lines of a trace that are printed unless a seed is replayed.
 const LINES_MAX: usize = 120;
 
@@ -37,6 +39,7 @@ pub fn try_fresh(time: Duration) {
         }
     }
     println!("{figures}");
+    assert!(figures.undecided <= 1 + figures.seeds / UNDECIDED, "too many histories are too hard to judge");
 }
 
 /// One seed, for the corpus.

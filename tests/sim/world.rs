@@ -139,6 +139,8 @@ pub struct Outcome {
     pub virtual_time: Duration,
     pub faults: u64,
     pub operations: u64,
+    /// Histories that were too hard to judge.
+    pub undecided: u64,
 }
 
 /// Runs a plan from its beginning to its end, or to the first thing that must not be.
@@ -160,10 +162,14 @@ pub fn run(plan: &Arc<Plan>, is_recording: bool) -> Outcome {
             failure = Some(format!("a panic: {panic}"));
         }
         let history = std::mem::take(&mut *world.history.lock());
+        let mut undecided = 0;
         if failure.is_none() {
-            failure = history.keys.iter().enumerate().find_map(|(i, ops)| {
-                let reason = check::check_key(ops).err()?;
-                Some(format!("the history of {} is not linearizable: {reason}", world.keys[i]))
+            failure = history.keys.iter().enumerate().find_map(|(i, ops)| match check::check_key(ops) {
+                Ok(judged) => {
+                    undecided += u64::from(judged == check::Judged::TooHard);
+                    None
+                }
+                Err(reason) => Some(format!("the history of {} is not linearizable: {reason}", world.keys[i])),
             });
         }
         Outcome {
@@ -174,6 +180,7 @@ pub fn run(plan: &Arc<Plan>, is_recording: bool) -> Outcome {
             virtual_time: start.elapsed(),
             faults: world.faults.get(),
             operations: history.operations() as u64,
+            undecided,
         }
     });
     runtime.shutdown_background();

@@ -13,15 +13,27 @@ use crate::history::{Answer, Ask, Moment, Op, ValueId, additions_in};
 
 pub use search::Verdict;
 
+/// What is known of a history in which nothing wrong was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judged {
+    Holds,
+    /// The search for an order was given up: there are too many operations that nobody answered.
+    TooHard,
+}
+
 /// Checks the operations of a key, those of each segment for themselves. Answers what is wrong.
-pub fn check_key(ops: &[Op]) -> Result<(), String> {
+pub fn check_key(ops: &[Op]) -> Result<Judged, String> {
+    let mut judged = Judged::Holds;
     let last = ops.iter().map(|op| op.segment).max().unwrap_or(0);
     for segment in 0..=last {
         let of_segment: Vec<Op> =
             ops.iter().filter(|op| op.segment == segment && says_something(op)).copied().collect();
-        check_segment(&of_segment, segment > 0).map_err(|reason| format!("{reason} (segment {segment} of {last})"))?;
+        let checked = check_segment(&of_segment, segment > 0);
+        if checked.map_err(|reason| format!("{reason} (segment {segment} of {last})"))? == Judged::TooHard {
+            judged = Judged::TooHard;
+        }
     }
-    Ok(())
+    Ok(judged)
 }
 
 /// A read without an answer does not.
@@ -29,7 +41,7 @@ fn says_something(op: &Op) -> bool {
     !op.is_open() || op.ask.is_write()
 }
 
-fn check_segment(ops: &[Op], starts_anyhow: bool) -> Result<(), String> {
+fn check_segment(ops: &[Op], starts_anyhow: bool) -> Result<Judged, String> {
     let is_plain = |op: &Op| match op.ask {
         Ask::Get => true,
         Ask::Put { ttl_ms, .. } => ttl_ms.is_none(),
@@ -40,14 +52,16 @@ fn check_segment(ops: &[Op], starts_anyhow: bool) -> Result<(), String> {
     let is_unique = written.windows(2).all(|pair| pair[0] != pair[1]); // a doubled request writes its value twice
     if !starts_anyhow && is_unique && ops.iter().all(is_plain) {
         register::check(ops)?;
-        return register::check_versions(ops);
+        register::check_versions(ops)?;
+        return Ok(Judged::Holds);
     }
     let ops = &with_an_end(ops);
+    if search::is_soon_found(&as_seen(ops), starts_anyhow) {
+        return Ok(Judged::Holds);
+    }
     match search::search(ops, starts_anyhow) {
-        Verdict::Linearizable => Ok(()),
-        Verdict::TooHard { best } => {
-            Err(format!("the search was given up, the history is too hard: {}", explain(ops, best)))
-        }
+        Verdict::Linearizable => Ok(Judged::Holds),
+        Verdict::TooHard => Ok(Judged::TooHard),
         Verdict::Impossible { best } => Err(explain(ops, best)),
     }
 }
@@ -77,13 +91,8 @@ fn with_an_end(ops: &[Op]) -> Vec<Op> {
 
 /// So has an addition that is part of a sum.
 fn end_additions(ops: &mut [Op]) {
-    let sums: Vec<(u64, Moment, u64)> = ops
-        .iter()
-        .filter_map(|op| match op.answer {
-            Some(Answer::Number(sum) | Answer::Found { value: sum, .. }) => Some((sum, op.end, op.clock.1)),
-            _ => None,
-        })
-        .collect();
+    let sums: Vec<(u64, Moment, u64)> =
+        ops.iter().filter_map(|op| Some((op.answer?.value()?, op.end, op.clock.1))).collect();
     let mut asked: HashMap<u64, usize> = HashMap::new();
     for op in ops.iter() {
         if let Ask::Add { by } = op.ask {
@@ -98,6 +107,38 @@ fn end_additions(ops: &mut [Op]) {
             op.clock.1 = *clock;
         }
     }
+}
+
+/// Without the writes that nobody answered and of which nothing was seen: each of them would double the states of a search. An
+/// order without them is one, since they may not have been done; there may be others.
+fn as_seen(ops: &[Op]) -> Vec<Op> {
+    let by_begin = {
+        let mut ops = ops.to_vec();
+        ops.sort_by_key(|op| op.begin);
+        ops
+    };
+    let mut done: HashMap<u64, u64> = HashMap::new();
+    for op in by_begin.iter().filter(|op| !op.is_open()) {
+        if let Ask::Add { by } = op.ask {
+            *done.entry(by).or_default() += 1;
+        }
+    }
+    let additions_seen =
+        |by: u64| by_begin.iter().filter_map(|op| op.answer?.value()).map(|sum| additions_in(sum, by)).max();
+    let mut kept = by_begin.clone();
+    kept.retain(|op| match op.ask {
+        _ if !op.is_open() => true,
+        Ask::Add { by } => {
+            let done = done.entry(by).or_default();
+            let was_seen = *done < additions_seen(by).unwrap_or(0);
+            *done += u64::from(was_seen);
+            was_seen
+        }
+        ask => {
+            ask.value().is_none_or(|value| by_begin.iter().any(|op| op.answer.and_then(Answer::value) == Some(value)))
+        }
+    });
+    kept
 }
 
 /// The longest order that was found, and who could not come next.

@@ -16,9 +16,7 @@ pub enum Verdict {
     Impossible {
         best: Vec<usize>,
     },
-    TooHard {
-        best: Vec<usize>,
-    },
+    TooHard,
 }
 
 /// A step of the order that is being tried.
@@ -32,25 +30,42 @@ struct Frame {
 
 type Seen = HashSet<(u64, State), BuildHasherDefault<DefaultHasher>>;
 
-/// First with a memory that does not tell apart which open operations were used up, then without the open ones that may have
-/// left a value (nobody has seen it, else they would have an end), of which each would double the states: what these find is an
-/// order, but they may miss one. Then, if need be, exactly.
-pub fn search(ops: &[Op], starts_anyhow: bool) -> Verdict {
-    if search_with(ops, starts_anyhow, false) == Verdict::Linearizable {
-        return Verdict::Linearizable;
-    }
-    let seen: Vec<Op> = ops.iter().filter(|op| !op.is_open() || !op.ask.leaves_a_value()).copied().collect();
-    if search_with(&seen, starts_anyhow, true) == Verdict::Linearizable {
-        return Verdict::Linearizable;
-    }
-    search_with(ops, starts_anyhow, true)
+/// How an order is looked for.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// Whether the memory tells apart which open operations were used up. Else what is found is an order, but one may be missed.
+    is_exact: bool,
+    /// Whether open operations come first, or only when nothing else goes.
+    open_first: bool,
+    configurations_max: usize,
 }
 
-fn search_with(ops: &[Op], starts_anyhow: bool, is_exact: bool) -> Verdict {
-    let spread = |i: usize| if is_exact || !ops[i].is_open() { spread(i) } else { 0 };
+/// First in ways that miss some orders, then, if need be, exactly.
+pub fn search(ops: &[Op], starts_anyhow: bool) -> Verdict {
+    let rough = Way { is_exact: false, open_first: false, configurations_max: CONFIGURATIONS_MAX };
+    match search_with(ops, starts_anyhow, rough) {
+        Verdict::Linearizable => Verdict::Linearizable,
+        Verdict::Impossible { .. } | Verdict::TooHard => {
+            search_with(ops, starts_anyhow, Way { is_exact: true, ..rough })
+        }
+    }
+}
+
+/// Whether there is an order, if that is soon found: open deletions and the like are done as early as they can be, or as late.
+pub fn is_soon_found(ops: &[Op], starts_anyhow: bool) -> bool {
+    [true, false].into_iter().any(|open_first| {
+        let way = Way { is_exact: true, open_first, configurations_max: CONFIGURATIONS_MAX / 10 };
+        search_with(ops, starts_anyhow, way) == Verdict::Linearizable
+    })
+}
+
+fn search_with(ops: &[Op], starts_anyhow: bool, way: Way) -> Verdict {
+    let spread = |i: usize| if way.is_exact || !ops[i].is_open() { spread(i) } else { 0 };
     let mut order: Vec<usize> = (0..ops.len()).collect();
     order.sort_by_key(|&i| ops[i].begin);
-    let mut search = Search { ops, order, is_placed: vec![false; ops.len()], placed: Vec::new(), first_left: 0 };
+    let open_first = way.open_first;
+    let mut search =
+        Search { ops, open_first, order, is_placed: vec![false; ops.len()], placed: Vec::new(), first_left: 0 };
     let required = ops.iter().filter(|op| !op.is_open()).count();
     let mut required_left = required;
     let mut seen = Seen::default();
@@ -75,8 +90,8 @@ fn search_with(ops: &[Op], starts_anyhow: bool, is_exact: bool) -> Verdict {
         if !seen.insert((sum ^ spread(i), state)) {
             continue;
         }
-        if seen.len() > CONFIGURATIONS_MAX {
-            return Verdict::TooHard { best };
+        if seen.len() > way.configurations_max {
+            return Verdict::TooHard;
         }
         search.place(i);
         sum ^= spread(i);
@@ -98,6 +113,7 @@ fn spread(i: usize) -> u64 {
 
 struct Search<'a> {
     ops: &'a [Op],
+    open_first: bool,
     /// By begin.
     order: Vec<usize>,
     is_placed: Vec<bool>,
@@ -118,8 +134,7 @@ impl Search<'_> {
         self.first_left = 0;
     }
 
-    /// Who may come next: all that began before any of those that are left has ended. Those with an answer first: an open
-    /// one is needed only if nothing else goes.
+    /// Who may come next: all that began before any of those that are left has ended.
     fn candidates(&mut self) -> Vec<usize> {
         while self.order.get(self.first_left).is_some_and(|&i| self.is_placed[i]) {
             self.first_left += 1;
@@ -140,6 +155,9 @@ impl Search<'_> {
         }
         candidates.retain(|&i| self.ops[i].begin <= first_end);
         open.retain(|&i| self.ops[i].begin <= first_end);
+        if self.open_first {
+            std::mem::swap(&mut candidates, &mut open);
+        }
         candidates.append(&mut open);
         candidates
     }
