@@ -23,22 +23,28 @@ pub struct Span {
 
 pub struct Collector {
     port: u16,
-    spans: Arc<Mutex<Vec<Span>>>,
+    collected: Arc<Mutex<Collected>>,
+}
+
+#[derive(Default)]
+struct Collected {
+    spans: Vec<Span>,
+    last_head: Vec<String>,
 }
 
 impl Collector {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let spans = Arc::new(Mutex::new(Vec::new()));
-        let collected = Arc::clone(&spans);
+        let of_all: Arc<Mutex<Collected>> = Arc::default();
+        let collected = Arc::clone(&of_all);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let collected = Arc::clone(&collected);
                 std::thread::spawn(move || collect(stream.unwrap(), &collected));
             }
         });
-        Self { port, spans }
+        Self { port, collected: of_all }
     }
 
     pub fn endpoint(&self) -> String {
@@ -47,11 +53,16 @@ impl Collector {
 
     /// All that came until now.
     pub fn spans(&self) -> Vec<Span> {
-        self.spans.lock().unwrap().clone()
+        self.collected.lock().unwrap().spans.clone()
+    }
+
+    /// The lines before the last body, in lower case.
+    pub fn last_head(&self) -> Vec<String> {
+        self.collected.lock().unwrap().last_head.clone()
     }
 }
 
-fn collect(stream: TcpStream, collected: &Mutex<Vec<Span>>) {
+fn collect(stream: TcpStream, collected: &Mutex<Collected>) {
     let mut stream = BufReader::new(stream);
     let (mut head, mut bytes) = (Vec::new(), 0);
     loop {
@@ -71,7 +82,10 @@ fn collect(stream: TcpStream, collected: &Mutex<Vec<Span>>) {
     let mut body = vec![0; bytes];
     stream.read_exact(&mut body).unwrap();
     // Before the answer: when an exporter has ended, all is there.
-    collected.lock().unwrap().extend(spans(&body));
+    let mut collected = collected.lock().unwrap();
+    collected.spans.extend(spans(&body));
+    collected.last_head = head;
+    drop(collected);
     stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
 }
 

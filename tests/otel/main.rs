@@ -134,7 +134,11 @@ fn spans_of_both_nodes_join_under_the_name_that_the_logs_show() {
 fn requests_that_travel_together_are_linked() {
     let collector = Collector::start();
     let endpoint = format!("{}/v1/traces", collector.endpoint());
-    let env = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint.as_str()), ("OTEL_SERVICE_NAME", "ours")];
+    let env = [
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20x, tenant=1"),
+        ("OTEL_SERVICE_NAME", "ours"),
+    ];
     let cluster = Cluster::start(&env);
     eventually("a call with company", || {
         std::thread::scope(|scope| {
@@ -151,11 +155,13 @@ fn requests_that_travel_together_are_linked() {
     eventually("what it is linked to", || {
         let spans = collector.spans();
         let linked = spans.iter().filter(|span| !span.links.is_empty());
-        let ahead = linked.filter_map(|span| spans.iter().find(|ahead| ahead.id == span.links[0]));
-        found = ahead.cloned().next();
+        let mut ahead = linked.filter_map(|span| spans.iter().find(|ahead| ahead.id == span.links[0]));
+        found = ahead.next().cloned();
         found.is_some()
     });
     let ahead = found.unwrap();
+    let headers = collector.last_head();
+    assert!(headers.contains(&"authorization: bearer x".to_owned()) && headers.contains(&"tenant: 1".to_owned()));
     assert_eq!((ahead.name.as_str(), ahead.service.as_str()), ("call", "ours"));
     eventually("it has a far end", || {
         collector.spans().iter().any(|span| span.parent == ahead.id && span.name == "rpc")
@@ -174,33 +180,37 @@ fn who_samples_nothing_exports_nothing() {
     assert!(!values(&cluster.secondary.log(), "executed", "request").is_empty(), "the log has names all the same");
 }
 
-/// One refuses connections, one takes them and never answers.
-#[test]
-fn a_collector_that_is_away_disturbs_nobody() {
-    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (deaf_at, gone_at) = (deaf.local_addr().unwrap(), gone.local_addr().unwrap());
-    drop(gone);
-    for (address, reason) in [(gone_at, "refused"), (deaf_at, "no answer within")] {
-        let endpoint = format!("http://{address}");
-        let timeout = ("OTEL_EXPORTER_OTLP_TIMEOUT", "500");
-        let mut cluster = Cluster::start(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), timeout]);
-        let mut redis = cluster.redis();
-        // More than the queue of spans holds.
-        let started = Instant::now();
-        for n in 0..3_000 {
-            assert_eq!(redis.ask(&["SET", "a", &n.to_string()]), "+OK");
-        }
-        assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
-        let warnings = |log: &str| log.lines().filter(|line| line.contains("spans are not exported")).count();
-        eventually("told", || warnings(&cluster.primary.log()) > 0);
-        let stopping = Instant::now();
-        assert!(cluster.primary.stop().success() && cluster.secondary.stop().success());
-        assert!(stopping.elapsed() < Duration::from_secs(20), "{:?}", stopping.elapsed());
-        let log = cluster.primary.log();
-        assert_eq!(warnings(&log), 1, "told once");
-        assert!(log.contains(reason), "{log}");
+/// Requests go on, the log tells why spans do not, once, and nodes end in time.
+fn disturbs_nobody(endpoint: &str, reason: &str) {
+    let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), ("OTEL_EXPORTER_OTLP_TIMEOUT", "500")];
+    let mut cluster = Cluster::start(&env);
+    let mut redis = cluster.redis();
+    let started = Instant::now();
+    // More than the queue of spans holds.
+    for n in 0..3_000 {
+        assert_eq!(redis.ask(&["SET", "a", &n.to_string()]), "+OK");
     }
+    assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
+    let warnings = |log: &str| log.lines().filter(|line| line.contains("spans are not exported")).count();
+    eventually("told", || warnings(&cluster.primary.log()) > 0);
+    let stopping = Instant::now();
+    assert!(cluster.primary.stop().success() && cluster.secondary.stop().success());
+    assert!(stopping.elapsed() < Duration::from_secs(20), "{:?}", stopping.elapsed());
+    let log = cluster.primary.log();
+    assert_eq!(warnings(&log), 1, "told once");
+    assert!(log.contains(reason), "{log}");
+}
+
+#[test]
+fn a_collector_that_refuses_connections_disturbs_nobody() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    disturbs_nobody(&format!("http://{gone}"), "refused");
+}
+
+#[test]
+fn a_collector_that_never_answers_disturbs_nobody() {
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    disturbs_nobody(&format!("http://{}", deaf.local_addr().unwrap()), "no answer within");
 }
 
 #[test]
