@@ -75,6 +75,9 @@ impl Span {
         }
     }
 
+    /// Before it would be dropped.
+    pub fn end(self) {}
+
     /// So many of its commands failed; none is fine.
     pub fn set_errors(&mut self, errors: usize) {
         if errors > 0 {

@@ -176,7 +176,7 @@ impl Spiller<'_> {
                 let flushed = self.tier.flush(&shard, token, effects, self.core.log.last_lsn()).await;
                 span.set_count("overspill.rows", effects.len());
                 span.set_errors(flushed.is_err().into());
-                drop(span);
+                span.end();
                 if let Some(started) = started {
                     let (rows, micros) = (effects.len(), started.elapsed().as_micros() as u64);
                     tracing::debug!(target: request::TARGET, rows, micros, is_ok = flushed.is_ok(), "spilled");

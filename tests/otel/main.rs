@@ -3,6 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
 mod collector;
+#[path = "../../src/node/collector/http.rs"]
+#[allow(dead_code, reason = "its own tests run here: so the library is not built for tests once more")]
+mod http;
+#[path = "../../src/node/collector/otlp.rs"]
+#[allow(dead_code, reason = "as above")]
+mod otlp;
 #[path = "../it/support/process.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod process;
@@ -14,6 +20,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use collector::{Collector, Span};
+use overspill::net; // for `http`
 use process::Process;
 use redis::Redis;
 use tempfile::TempDir;
