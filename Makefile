@@ -13,6 +13,7 @@ run: ## a whole cluster in one process, with SQLite, and the shell on it
 test: lint ## format, lints and all tests, against a MariaDB started for them (or KV_TEST_MYSQL_URL)
 	cargo test --locked --features shuttle --lib interleavings
 	$(DATABASE) cargo test --locked
+	cargo test --locked --features otel --test otel
 
 test-mysql: ## the tests that speak SQL, against MySQL and against a Galera cluster (Debian only; downloads MySQL once)
 	scripts/with-mysql cargo test --locked --test tier --test it
@@ -52,6 +53,7 @@ lint: ## what `make test` does first: finds or installs what is needed, checks t
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --lib --profile test --features shuttle --locked -- -D warnings
+	cargo clippy --lib --bins --test otel --features otel --locked -- -D warnings
 
 fmt: ## formats the source
 	cargo fmt

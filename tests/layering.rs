@@ -36,6 +36,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("hyper_util", &["doors"]),
     ("indicatif", &["transfer"]),
     ("openraft", &["replication"]),
+    ("opentelemetry", &["request", "node"]),
+    ("opentelemetry_sdk", &["request", "node"]),
     ("parking_lot", &["sync"]),
     ("prometheus_client", &["metrics"]),
     ("ring", &["secret"]),
@@ -47,6 +49,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("sqlx", &["tier"]),
     ("tarpc", &["rpc", "doors"]),
     ("tokio_rustls", &["net"]),
+    ("tracing_opentelemetry", &[]),
 ];
 
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use overspill::config::{PrimaryArgs, fail, parse};
-use overspill::node::{Hangups, Primary, StopSignals, block_on};
+use overspill::node::{Hangups, Primary, StopSignals, block_on, traced};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,14 +16,18 @@ fn main() -> ExitCode {
     let threads = args.threads;
     let run = async move {
         args.log.init()?;
-        let mut signals = StopSignals::listen()?;
-        let hangups = Hangups::listen()?;
-        let options = args.into_options().await?;
-        hangups.reload(options.door.tls.clone());
-        let primary = Primary::start(options).await?;
-        signals.next().await;
-        primary.stop().await;
-        Ok(())
+        traced("overspill-primary", run(args)).await
     };
     block_on(threads, run).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+async fn run(args: PrimaryArgs) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let hangups = Hangups::listen()?;
+    let options = args.into_options().await?;
+    hangups.reload(options.door.tls.clone());
+    let primary = Primary::start(options).await?;
+    signals.next().await;
+    primary.stop().await;
+    Ok(())
 }

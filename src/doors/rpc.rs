@@ -25,7 +25,6 @@ use crate::command::{Command, Reply};
 use crate::doors::{Door, Metered, Source, ask, farewell};
 use crate::metrics::DoorName;
 use crate::record::Epoch;
-use crate::request::RequestId;
 use crate::rpc::answers::{Budget, Held, Share, UnderWay};
 use crate::rpc::codec::server_transport;
 use crate::rpc::frames::{FRAME_BYTES_MAX, Frames, Gate};
@@ -309,9 +308,9 @@ impl<S, M> Clone for Handler<S, M> {
 }
 
 impl<S: Service, M: Member> Node for Handler<S, M> {
-    async fn execute(self, context: Context, epoch: Option<Epoch>, timeout_ms: u32, commands: Commands) -> Answer {
+    async fn execute(self, _: Context, epoch: Option<Epoch>, timeout_ms: u32, commands: Commands) -> Answer {
         let timeout = Duration::from_millis(timeout_ms.into()).min(TIMEOUT_MAX);
-        let (now, commands) = (Instant::now(), commands.into_vec());
+        let (now, trace, commands) = (Instant::now(), commands.trace, commands.into_vec());
         let deadline = now + timeout;
         let refuse = |error: Error| Answer { replies: vec![Err(error); commands.len()], more: None, held: None };
         if commands.len() > 1 && commands.iter().map(Command::size_bytes).sum::<usize>() > BATCH_BYTES_MAX {
@@ -319,8 +318,7 @@ impl<S: Service, M: Member> Node for Handler<S, M> {
         }
         let Some(begun) = self.0.begin(deadline).await else { return refuse(no_room()) };
         let batch = Batch { commands, epoch, timeout: deadline.saturating_duration_since(Instant::now()) };
-        let request = RequestId::from_wire(context.trace_context.trace_id.into());
-        let source = Source { door: "rpc", peer: self.0.peer, request };
+        let source = Source { door: "rpc", peer: self.0.peer, trace };
         let mut replies = ask(&Metered::new(&self.0.door, DoorName::Rpc), batch, source).await;
         let held = fit(begun, &mut replies);
         self.0.answer(Made { replies, held, outdated_at: deadline + REST_GRACE })

@@ -1,5 +1,7 @@
 //! Whole nodes, put together from shard or router, tier and doors. Used by the binaries and by tests alike.
 
+#[cfg(feature = "otel")]
+mod collector;
 mod local;
 mod primary;
 mod secondary;
@@ -18,6 +20,8 @@ use crate::tier::SharedTier;
 use crate::tier::mysql::{MySqlOptions, MySqlTier};
 use crate::tier::sqlite::SqliteTier;
 
+#[cfg(feature = "otel")]
+pub use collector::traced;
 pub use local::{LocalCluster, LocalOptions};
 pub use primary::{Primary, PrimaryOptions};
 pub use secondary::{JournalOptions, Secondary, SecondaryOptions};
@@ -107,6 +111,12 @@ impl Hangups {
             }
         });
     }
+}
+
+/// Runs a node. Exports no spans: that is the feature `otel`.
+#[cfg(not(feature = "otel"))]
+pub async fn traced<T>(_service: &'static str, run: impl Future<Output = T>) -> T {
+    run.await
 }
 
 /// Runs a node on a runtime with so many worker threads.

@@ -1,7 +1,8 @@
 //! tarpc's messages as postcard, between tokio-serde and [`Frames`].
 //!
 //! The envelope of a request is our own, not tarpc's: a deadline off the wire is added to an `Instant` and put into a
-//! timer wheel there, and both panic when it is absurd; and a trace context is sent only if there is one.
+//! timer wheel there, and both panic when it is absurd; and a trace context is sent only if there is one. It is that of the
+//! commands: tarpc would name spans of its own, which nobody exports.
 
 use std::io;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tarpc::{ClientMessage, Request, Response, context, trace};
 use tokio_serde::{Deserializer, Framed, Serializer};
 
+use crate::request::{RequestId, Trace};
 use crate::rpc::answers::HeldFrame;
 use crate::rpc::frames::{FRAME_BYTES_MAX, Frames, HEAD_BYTES};
 use crate::rpc::wire::{NodeRequest, NodeResponse, TIMEOUT_MAX};
@@ -74,7 +76,8 @@ impl Serializer<ClientMessage<NodeRequest>> for Codec {
         let envelope = match message {
             ClientMessage::Request(Request { context, id, message }) => {
                 let timeout = context.deadline.saturating_duration_since(Instant::now());
-                let trace = Some(context.trace_context).filter(|trace| !trace.trace_id.is_none());
+                let trace = if let NodeRequest::Execute { commands, .. } = message { commands.trace } else { None };
+                let trace = trace.map(trace_to_wire);
                 Envelope::Request { id: *id, timeout_ms: as_millis(timeout), trace, message }
             }
             ClientMessage::Cancel { request_id, .. } => Envelope::Cancel { id: *request_id },
@@ -89,11 +92,14 @@ impl Deserializer<ClientMessage<NodeRequest>> for Codec {
 
     fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<ClientMessage<NodeRequest>> {
         Ok(match decode(frame)? {
-            Envelope::Request { id, timeout_ms, trace, message } => {
+            Envelope::Request { id, timeout_ms, trace, mut message } => {
                 let timeout = Duration::from_millis(timeout_ms.into()).min(TIMEOUT_MAX) + HANDLER_GRACE;
                 let mut context = context::current();
                 context.deadline = Instant::now() + timeout;
                 context.trace_context = trace.unwrap_or_default();
+                if let NodeRequest::Execute { commands, .. } = &mut message {
+                    commands.trace = trace.and_then(trace_from_wire);
+                }
                 ClientMessage::Request(Request { context, id, message })
             }
             Envelope::Cancel { id } => {
@@ -125,6 +131,19 @@ impl Deserializer<Response<NodeResponse>> for Codec {
     fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<Response<NodeResponse>> {
         decode(frame)
     }
+}
+
+fn trace_to_wire(trace: Trace) -> trace::Context {
+    let Trace { request, span, is_sampled } = trace;
+    let sampling_decision =
+        if is_sampled { trace::SamplingDecision::Sampled } else { trace::SamplingDecision::Unsampled };
+    trace::Context { trace_id: request.to_wire().into(), span_id: span.into(), sampling_decision }
+}
+
+fn trace_from_wire(context: trace::Context) -> Option<Trace> {
+    let request = RequestId::from_wire(context.trace_id.into())?;
+    let is_sampled = context.sampling_decision == trace::SamplingDecision::Sampled;
+    Some(Trace { request, span: context.span_id.into(), is_sampled })
 }
 
 /// Milliseconds as they are sent.
@@ -172,6 +191,7 @@ impl Flavor for FrameWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::wire::Commands;
 
     #[test]
     fn frames_begin_with_their_length_and_end_at_the_limit() {
@@ -191,6 +211,24 @@ mod tests {
         let message: ClientMessage<NodeRequest> = Pin::new(&mut Codec::default()).deserialize(&frame).unwrap();
         let ClientMessage::Request(request) = message else { panic!("not a request") };
         assert!(request.context.deadline <= Instant::now() + TIMEOUT_MAX + HANDLER_GRACE);
+    }
+
+    #[test]
+    fn commands_keep_their_place_in_the_trace() {
+        let trace = RequestId::from_wire(7).map(|request| Trace { request, span: 8, is_sampled: true });
+        let commands = Commands::of_parts(Vec::new(), trace);
+        let message = NodeRequest::Execute { epoch: None, timeout_ms: 1, commands };
+        // As tarpc changes it.
+        let mut context = context::current();
+        context.trace_context.span_id = 9.into();
+        let mut codec = Codec::default();
+        let sent = ClientMessage::Request(Request { context, id: 1, message });
+        let frame = Pin::new(&mut codec).serialize(&sent).unwrap().split_off(HEAD_BYTES);
+        let received: ClientMessage<NodeRequest> = Pin::new(&mut codec).deserialize(&BytesMut::from(frame)).unwrap();
+        let ClientMessage::Request(Request { message: NodeRequest::Execute { commands, .. }, .. }) = received else {
+            panic!("not a batch")
+        };
+        assert_eq!(commands.trace, trace);
     }
 
     #[test]

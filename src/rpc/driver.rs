@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::net::{ClientStream, is_refusal, reason};
-use crate::request;
+use crate::request::{self, Spans};
 use crate::rpc::client::Options;
 use crate::rpc::codec::{as_millis, client_transport};
 use crate::rpc::frames::{Frames, STALL_MAX};
@@ -220,6 +220,7 @@ impl Driver {
         self.state.send_replace(State::Up(node.clone()));
         self.link.send_replace(true);
 
+        let address = Arc::clone(&self.address);
         let mut calls = FuturesUnordered::new();
         // Since when calls are on their way without any answer.
         let mut silent_since: Option<Instant> = None;
@@ -229,7 +230,7 @@ impl Driver {
                 let now = Instant::now();
                 let Some(call) = Call::assemble(&mut self.queue, now) else { break };
                 silent_since.get_or_insert(now);
-                calls.push(run(node.clone(), call, now));
+                calls.push(run(node.clone(), &address, call, now));
             }
             tokio::select! {
                 biased;
@@ -285,19 +286,23 @@ impl Driver {
 }
 
 /// Makes a call, and fetches what did not fit the frame of its answer.
-async fn run(node: NodeClient, call: Call, now: Instant) -> Done {
+async fn run(node: NodeClient, address: &str, call: Call, now: Instant) -> Done {
     let mut context = context::current();
     context.deadline = (call.deadline + CALL_GRACE).into_std();
-    // All that travels together goes by the first one's name.
-    if let Some(request) = call.requests().next() {
-        context.trace_context.trace_id = request.to_wire().into();
-        let (requests, commands) = (request::list(call.requests()), call.len());
-        tracing::debug!(target: request::TARGET, %request, requests, commands, "sent");
+    let spans = Spans::start("call", call.traces());
+    // All that travels together goes by one name.
+    let trace = spans.trace();
+    if let Some(trace) = trace {
+        context.trace_context.trace_id = trace.request.to_wire().into();
+        if request::is_told() {
+            let (requests, commands) = (request::list(call.traces().map(|trace| trace.request)), call.len());
+            tracing::debug!(target: request::TARGET, request = %trace.request, requests, commands, "sent");
+        }
     }
     let timeout_ms = as_millis(call.deadline.saturating_duration_since(now));
     let commands = call.len();
     let mut replies = Replies::new();
-    let mut answer = node.execute(context, call.epoch, timeout_ms, call.commands()).await;
+    let mut answer = node.execute(context, call.epoch, timeout_ms, call.commands(trace)).await;
     let failure = loop {
         let more = match answer {
             Ok(mut answer) => {
@@ -321,6 +326,11 @@ async fn run(node: NodeClient, call: Call, now: Instant) -> Done {
             }
         }
     };
+    spans.end_with(|span| {
+        span.set_text("server.address", address.to_owned());
+        span.set_count("overspill.commands", commands);
+        span.set_errors(failure.is_some().into());
+    });
     Done { call, replies, failure }
 }
 

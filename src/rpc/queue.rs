@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::command::{Command, Reply};
 use crate::record::Epoch;
-use crate::request::{self, RequestId};
+use crate::request::{self, Trace};
 use crate::rpc::wire::{Commands, Part};
 use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Error, REPLIES_BYTES_MAX, Replies};
 
@@ -26,15 +26,15 @@ pub struct Submitted {
     commands: Vec<Command>,
     /// How many were claimed for sending, and [`Submitted::ABANDONED`].
     state: AtomicUsize,
-    /// What they belong to, if that is logged.
-    request: Option<RequestId>,
+    /// What they belong to, if that is logged or traced.
+    trace: Option<Trace>,
 }
 
 impl Submitted {
     const ABANDONED: usize = 1 << (usize::BITS - 1);
 
     pub fn new(commands: Vec<Command>) -> Self {
-        Self { commands, state: AtomicUsize::new(0), request: request::current() }
+        Self { commands, state: AtomicUsize::new(0), trace: request::trace() }
     }
 
     pub fn commands(&self) -> &[Command] {
@@ -158,9 +158,9 @@ pub struct Call {
 }
 
 impl Call {
-    /// The requests that it carries parts of, if they are logged. Not each of them once.
-    pub fn requests(&self) -> impl Iterator<Item = RequestId> {
-        self.pieces.iter().filter_map(|(job, _)| job.submitted.request)
+    /// The requests that it carries parts of, if they are logged or traced. Not each of them once.
+    pub fn traces(&self) -> impl Iterator<Item = Trace> + Clone {
+        self.pieces.iter().filter_map(|(job, _)| job.submitted.trace)
     }
 
     /// Makes a call of what waits, in order, as much as a batch may hold. `None` if nothing waits.
@@ -195,9 +195,10 @@ impl Call {
         call
     }
 
-    pub fn commands(&self) -> Commands {
+    /// What is sent, as belonging to `trace`.
+    pub fn commands(&self, trace: Option<Trace>) -> Commands {
         let part = |(job, range): &(Job, Range<usize>)| Part::new(Arc::clone(&job.submitted), range.clone());
-        Commands::Parts(self.pieces.iter().map(part).collect())
+        Commands::of_parts(self.pieces.iter().map(part).collect(), trace)
     }
 
     pub fn len(&self) -> usize {

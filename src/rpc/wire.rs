@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::cluster::{Assignment, ControlError, Fence, MapView, MemberStatus, ShardName};
 use crate::command::Command;
 use crate::record::Epoch;
+use crate::request::Trace;
 use crate::rpc::answers::Held;
 use crate::rpc::queue::Submitted;
 use crate::service::{BATCH_COMMANDS_MAX, Replies};
@@ -53,7 +54,14 @@ pub struct Answer {
 /// The commands of a call. The sender sends parts of its callers' batches, which are neither moved nor copied; the
 /// receiver gets them as one.
 #[derive(Debug, Clone)]
-pub enum Commands {
+pub struct Commands {
+    made_of: MadeOf,
+    /// What they belong to. Travels in the envelope.
+    pub trace: Option<Trace>,
+}
+
+#[derive(Debug, Clone)]
+enum MadeOf {
     Parts(Vec<Part>),
     Whole(Vec<Command>),
 }
@@ -76,25 +84,33 @@ impl Part {
 }
 
 impl Commands {
+    pub(in crate::rpc) fn of_parts(parts: Vec<Part>, trace: Option<Trace>) -> Self {
+        Self { made_of: MadeOf::Parts(parts), trace }
+    }
+
+    fn whole(commands: Vec<Command>) -> Self {
+        Self { made_of: MadeOf::Whole(commands), trace: None }
+    }
+
     pub fn size_bytes(&self) -> usize {
-        match self {
-            Self::Parts(parts) => parts.iter().flat_map(Part::commands).map(Command::size_bytes).sum(),
-            Self::Whole(commands) => commands.iter().map(Command::size_bytes).sum(),
+        match &self.made_of {
+            MadeOf::Parts(parts) => parts.iter().flat_map(Part::commands).map(Command::size_bytes).sum(),
+            MadeOf::Whole(commands) => commands.iter().map(Command::size_bytes).sum(),
         }
     }
 
     pub fn into_vec(self) -> Vec<Command> {
-        match self {
-            Self::Parts(parts) => parts.iter().flat_map(Part::commands).cloned().collect(),
-            Self::Whole(commands) => commands,
+        match self.made_of {
+            MadeOf::Parts(parts) => parts.iter().flat_map(Part::commands).cloned().collect(),
+            MadeOf::Whole(commands) => commands,
         }
     }
 }
 
 impl Serialize for Commands {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Parts(parts) => {
+        match &self.made_of {
+            MadeOf::Parts(parts) => {
                 let len = parts.iter().map(|part| part.commands().len()).sum();
                 let mut seq = serializer.serialize_seq(Some(len))?;
                 for command in parts.iter().flat_map(Part::commands) {
@@ -102,14 +118,14 @@ impl Serialize for Commands {
                 }
                 seq.end()
             }
-            Self::Whole(commands) => commands.serialize(serializer),
+            MadeOf::Whole(commands) => commands.serialize(serializer),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Commands {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(CommandsVisitor).map(Self::Whole)
+        deserializer.deserialize_seq(CommandsVisitor).map(Self::whole)
     }
 }
 
@@ -145,7 +161,7 @@ mod tests {
         let get = |key: &str| Command::Get { key: Key::new(key.to_owned()).unwrap() };
         let first = Arc::new(Submitted::new(vec![get("a"), get("b"), get("c")]));
         let second = Arc::new(Submitted::new(vec![Command::Count]));
-        let sent = Commands::Parts(vec![Part::new(first, 1..3), Part::new(second, 0..1)]);
+        let sent = Commands::of_parts(vec![Part::new(first, 1..3), Part::new(second, 0..1)], None);
         let bytes = postcard::to_stdvec(&sent).unwrap();
         let received: Commands = postcard::from_bytes(&bytes).unwrap();
         assert_eq!(received.size_bytes(), sent.size_bytes());
@@ -154,7 +170,7 @@ mod tests {
 
     #[test]
     fn more_commands_than_a_batch_may_have_are_refused() {
-        let encode = |len| postcard::to_stdvec(&Commands::Whole(vec![Command::Count; len])).unwrap();
+        let encode = |len| postcard::to_stdvec(&Commands::whole(vec![Command::Count; len])).unwrap();
         assert!(postcard::from_bytes::<Commands>(&encode(BATCH_COMMANDS_MAX)).is_ok());
         assert!(postcard::from_bytes::<Commands>(&encode(BATCH_COMMANDS_MAX + 1)).is_err());
     }

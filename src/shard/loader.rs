@@ -12,7 +12,7 @@ use super::tickets::Tickets;
 use crate::command::Found;
 use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, Record, Timestamp, VALUE_BYTES_MAX};
-use crate::request::{self, RequestId};
+use crate::request::{self, Spans, Trace};
 use crate::service::Error;
 use crate::store::{Fill, FillId, Known};
 use crate::sync::Mutex;
@@ -30,7 +30,7 @@ pub(super) const WORKERS: usize = 3;
 type Answer = Result<Option<Arc<Record>>, String>;
 
 /// A key to load, and the request that wants it first, if that is logged.
-type Wanted = (Key, FillId, Option<RequestId>);
+type Wanted = (Key, FillId, Option<Trace>);
 
 /// The queue of keys to load, and those who wait for them. Bounded by the commands in flight.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Loader {
             }
             Fill::Joined => core.counters.loads_joined.add(1),
             Fill::Started(id) => {
-                self.queue.lock().push((key.clone(), id, request::current()));
+                self.queue.lock().push((key.clone(), id, request::trace()));
                 self.wake.notify_one();
             }
         }
@@ -108,9 +108,15 @@ impl Loader {
     async fn load_batch(&self, core: &Core, tier: &SharedTier, batch: Vec<Wanted>) {
         let keys: Vec<Key> = batch.iter().map(|(key, ..)| key.clone()).collect();
         let started = request::is_told().then(Instant::now);
+        let traces = batch.iter().filter_map(|(.., trace)| *trace);
+        let spans = Spans::start("load", traces.clone());
         let loaded = tier.load(&keys).await;
+        spans.end_with(|span| {
+            span.set_count("overspill.keys", keys.len());
+            span.set_errors(loaded.is_err().into());
+        });
         if let Some(started) = started {
-            let requests = request::list(batch.iter().filter_map(|(.., request)| *request));
+            let requests = request::list(traces.map(|trace| trace.request));
             let rows = loaded.as_ref().map_or(0, Vec::len);
             let (keys, micros, is_ok) = (keys.len(), started.elapsed().as_micros() as u64, loaded.is_ok());
             tracing::debug!(target: request::TARGET, requests, keys, rows, micros, is_ok, "loaded");

@@ -357,7 +357,7 @@ impl Service for Shard {
             }
             appended => {
                 let shard = self.clone();
-                let work = self.core.tasks.spawn_work(request::within(request::current(), async move {
+                let work = self.core.tasks.spawn_work(request::within(request::trace(), async move {
                     let _in_flight = in_flight;
                     let grouped = shard.core.commit_group(group, appended, deadline);
                     let waiting = shard.execute_waiting(&serving, waiting, bytes, deadline);

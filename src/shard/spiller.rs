@@ -15,7 +15,7 @@ use crate::backoff::{Backoff, Stopped};
 use crate::command::Effect;
 use crate::record::{Key, Version};
 use crate::replication::ReplicatedLog;
-use crate::request;
+use crate::request::{self, Kind, Span};
 use crate::slots::{Slot, SlotSet};
 use crate::sync::Mutex;
 use crate::tier::{DeadLetter, ROWS_MAX, SharedTier, TierError};
@@ -172,7 +172,11 @@ impl Spiller<'_> {
             loop {
                 let (shard, token) = self.fence.current()?;
                 let started = request::is_told().then(Instant::now);
+                let mut span = Span::start("spill", Kind::Client, None);
                 let flushed = self.tier.flush(&shard, token, effects, self.core.log.last_lsn()).await;
+                span.set_count("overspill.rows", effects.len());
+                span.set_errors(flushed.is_err().into());
+                span.end();
                 if let Some(started) = started {
                     let (rows, micros) = (effects.len(), started.elapsed().as_micros() as u64);
                     tracing::debug!(target: request::TARGET, rows, micros, is_ok = flushed.is_ok(), "spilled");

@@ -119,7 +119,7 @@ async fn ask<S: Service, M: Send + Sync + 'static>(
 ) -> Result<Reply, Error> {
     let is_write = command.is_write();
     let batch = Batch { commands: vec![command], epoch: None, timeout: TIMEOUT };
-    let source = Source { door: "http", peer: peer.address, request: None };
+    let source = Source { door: "http", peer: peer.address, trace: None };
     let service = Metered::new(door, DoorName::Http);
     match timeout(TIMEOUT + TIMEOUT_GRACE, super::ask(&service, batch, source)).await {
         Ok(mut replies) => replies.pop().unwrap_or_else(|| Err(Error::Unknown("no answer".to_owned()))),

@@ -297,7 +297,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             let commands = self.pending.take();
             let asked: Vec<Target> = targets(&commands).collect();
             let batch = Batch { commands, epoch: None, timeout: TIMEOUT };
-            let source = Source { door: "resp", peer: self.client.client.peer, request: None };
+            let source = Source { door: "resp", peer: self.client.client.peer, trace: None };
             let mut replies = ask(&Metered::new(&self.door, DoorName::Resp), batch, source).await;
             replies.resize_with(asked.len(), || Err(Error::Unknown("there was no answer".to_owned())));
             let held = begun.answered(replies.iter().flatten().map(Reply::size_bytes).sum());
