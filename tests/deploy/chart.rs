@@ -66,7 +66,12 @@ fn renders_are_as_they_were() {
 fn the_chart_passes_its_lint() {
     let Some(helm) = tool("helm") else { return };
     for variant in VARIANTS {
-        said(Command::new(&helm).args(["lint", "--strict", "--values"]).arg(values(variant)).arg(path("charts/overspill")));
+        said(
+            Command::new(&helm)
+                .args(["lint", "--strict", "--values"])
+                .arg(values(variant))
+                .arg(path("charts/overspill")),
+        );
     }
 }
 

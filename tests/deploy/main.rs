@@ -5,6 +5,7 @@
 #[path = "../secure/certificates.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod certificates;
+mod chaos;
 mod chart;
 mod manifests;
 #[path = "../it/support/process.rs"]

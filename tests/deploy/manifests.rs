@@ -145,7 +145,8 @@ fn policies_let_in_who_must_come_and_nobody_else() {
                         && of["namespaceSelector"].is_null()
                         && chosen(set, &of["podSelector"]["matchLabels"]).contains(&peer)
                 };
-                (peers.is_empty() || peers.iter().any(is_peer)) && list(&rule["ports"]).iter().any(|p| p["port"] == port)
+                (peers.is_empty() || peers.iter().any(is_peer))
+                    && list(&rule["ports"]).iter().any(|p| p["port"] == port)
             })
         };
         let (primary, secondary) = (set.running("primary"), set.running("secondary"));
@@ -159,7 +160,8 @@ fn policies_let_in_who_must_come_and_nobody_else() {
             assert!(!lets(&on(primary, "egress"), "to", mysql, "mysql"), "{}", set.name);
         }
         for workload in set.workloads() {
-            let dns = |rule: &Value| list(&rule["ports"]).iter().any(|port| port["port"] == 53 && port["protocol"] == "UDP");
+            let dns =
+                |rule: &Value| list(&rule["ports"]).iter().any(|port| port["port"] == 53 && port["protocol"] == "UDP");
             assert!(on(workload, "egress").iter().any(dns), "{}: {}", set.name, name(workload));
         }
     }
@@ -176,16 +178,26 @@ fn pods_may_do_little_and_are_watched() {
             assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{at}");
             assert_eq!(pod["automountServiceAccountToken"], false, "{at}");
             assert_eq!(pod["enableServiceLinks"], false, "{at}: a Service may be named `kv`");
-            assert_eq!((&own["readOnlyRootFilesystem"], &own["allowPrivilegeEscalation"]), (&true.into(), &false.into()), "{at}");
+            assert_eq!(
+                (&own["readOnlyRootFilesystem"], &own["allowPrivilegeEscalation"]),
+                (&true.into(), &false.into()),
+                "{at}"
+            );
             assert_eq!(own["capabilities"]["drop"][0], "ALL", "{at}");
             for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
                 assert!(container[probe].is_object(), "{at}: {probe}");
             }
             let (requests, limits) = (&container["resources"]["requests"], &container["resources"]["limits"]);
-            assert!(requests["cpu"].is_string() && requests["memory"].is_string() && limits["memory"].is_string(), "{at}");
+            assert!(
+                requests["cpu"].is_string() && requests["memory"].is_string() && limits["memory"].is_string(),
+                "{at}"
+            );
             for variable in list(&container["env"]) {
                 let (key, value) = (words(&variable["name"]), &variable["value"]);
-                assert!(!key.contains("PASSWORD") || (key.ends_with("_FILE") && value.is_string()), "{at}: {key} in the open");
+                assert!(
+                    !key.contains("PASSWORD") || (key.ends_with("_FILE") && value.is_string()),
+                    "{at}: {key} in the open"
+                );
             }
         }
     }
@@ -198,8 +210,10 @@ fn volumes_secrets_and_keys_exist() {
         for workload in set.workloads() {
             let (at, pod) = (format!("{}: {}", set.name, name(workload)), &template(workload)["spec"]);
             let claims = list(&workload["spec"]["volumeClaimTemplates"]).iter().map(name);
-            let volumes: Vec<&str> = list(&pod["volumes"]).iter().map(|volume| words(&volume["name"])).chain(claims).collect();
-            let mounts: Vec<&str> = list(&container(workload)["volumeMounts"]).iter().map(|m| words(&m["name"])).collect();
+            let volumes: Vec<&str> =
+                list(&pod["volumes"]).iter().map(|volume| words(&volume["name"])).chain(claims).collect();
+            let mounts: Vec<&str> =
+                list(&container(workload)["volumeMounts"]).iter().map(|m| words(&m["name"])).collect();
             let sorted = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
             assert_eq!(sorted(&volumes), sorted(&mounts), "{at}");
             assert_eq!(volumes.len(), sorted(&volumes).len(), "{at}");
@@ -212,9 +226,14 @@ fn volumes_secrets_and_keys_exist() {
                 let keys: Vec<&str> = list(&volume["secret"]["items"]).iter().map(|item| words(&item["key"])).collect();
                 match set.data(kind, name) {
                     Some(data) => {
-                        assert!(keys.iter().all(|key| data.iter().any(|(known, _)| known == key)), "{at}: {name} {keys:?}");
+                        assert!(
+                            keys.iter().all(|key| data.iter().any(|(known, _)| known == key)),
+                            "{at}: {name} {keys:?}"
+                        );
                     }
-                    None => assert!(keys.iter().chain([&name]).all(|word| given.contains(*word)), "{at}: {name} {keys:?}"),
+                    None => {
+                        assert!(keys.iter().chain([&name]).all(|word| given.contains(*word)), "{at}: {name} {keys:?}")
+                    }
                 }
             }
         }
@@ -225,8 +244,10 @@ fn volumes_secrets_and_keys_exist() {
 fn sizes_and_times_fit_each_other() {
     for set in all() {
         let (primary, secondary) = (set.running("primary"), set.running("secondary"));
-        let settings = set.data("ConfigMap", words(&container(secondary)["envFrom"][0]["configMapRef"]["name"])).unwrap();
-        let setting = |key: &str| String::from_utf8(settings.iter().find(|(known, _)| known == key).unwrap().1.clone()).unwrap();
+        let settings =
+            set.data("ConfigMap", words(&container(secondary)["envFrom"][0]["configMapRef"]["name"])).unwrap();
+        let setting =
+            |key: &str| String::from_utf8(settings.iter().find(|(known, _)| known == key).unwrap().1.clone()).unwrap();
         let grace = |workload: &Value| template(workload)["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
         let sleep = |workload: &Value| {
             let command = list(&container(workload)["lifecycle"]["preStop"]["exec"]["command"]);
@@ -237,14 +258,19 @@ fn sizes_and_times_fit_each_other() {
         assert!(grace(primary) >= sleep(primary) + DOOR_SECONDS + 5 && sleep(primary) > 0, "{}", set.name);
 
         let memory = bytes(&setting("KV_MAX_MEMORY"));
-        assert!(memory * 10 <= bytes(words(&container(secondary)["resources"]["limits"]["memory"])) * 7, "{}", set.name);
+        assert!(
+            memory * 10 <= bytes(words(&container(secondary)["resources"]["limits"]["memory"])) * 7,
+            "{}",
+            set.name
+        );
         let journal = bytes(&setting("KV_JOURNAL_MAX"));
         assert!(journal >= memory * 4, "{}", set.name);
         for claim in list(&secondary["spec"]["volumeClaimTemplates"]) {
             assert!(bytes(words(&claim["spec"]["resources"]["requests"]["storage"])) >= journal * 2, "{}", set.name);
         }
 
-        let listed: Vec<&str> = list(&container(primary)["args"]).iter().map(words).filter(|arg| arg.contains(':')).collect();
+        let listed: Vec<&str> =
+            list(&container(primary)["args"]).iter().map(words).filter(|arg| arg.contains(':')).collect();
         let (own, service) = (name(secondary), words(&secondary["spec"]["serviceName"]));
         let port = &container(secondary)["ports"][0]["containerPort"];
         let pods = (0..secondary["spec"]["replicas"].as_u64().unwrap()).map(|i| format!("{own}-{i}.{service}:{port}"));
@@ -268,7 +294,11 @@ fn the_database_that_comes_along_is_durable_and_knows_its_user() {
         for (theirs, ours) in [("MYSQL_USER", "KV_MYSQL_USER"), ("MYSQL_DATABASE", "KV_MYSQL_DATABASE")] {
             let made = list(&container(mysql)["env"]).iter().find(|variable| variable["name"] == theirs).unwrap();
             let data = set.data("ConfigMap", secondary).unwrap();
-            assert!(data.contains(&(ours.to_owned(), words(&made["value"]).as_bytes().to_vec())), "{}: {ours}", set.name);
+            assert!(
+                data.contains(&(ours.to_owned(), words(&made["value"]).as_bytes().to_vec())),
+                "{}: {ours}",
+                set.name
+            );
         }
     }
 }

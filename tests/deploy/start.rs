@@ -118,7 +118,8 @@ impl Place {
         let flag = value.find('=').filter(|_| value.starts_with("--")).map_or(0, |at| at + 1);
         let (flag, value) = value.split_at(flag);
         let here = format!("127.0.0.1:{}", launch.port);
-        let is_address = value.rsplit_once(':').is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok());
+        let is_address =
+            value.rsplit_once(':').is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok());
         let redirected = if value == "0.0.0.0" {
             "127.0.0.1".to_owned()
         } else if value == launch.port.to_string() {

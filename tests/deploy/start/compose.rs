@@ -49,7 +49,8 @@ fn compose_starts_and_serves() {
         with_ports(std::slice::from_mut(launch));
         place.names.insert(format!("{name}:{}", launch.port), format!("127.0.0.1:{}", launch.real_port));
         let grace = humantime::parse_duration(words(&services[name.as_str()]["stop_grace_period"])).unwrap();
-        let drain = launch.env.get("KV_DRAIN_TIMEOUT").map_or(0, |drain| humantime::parse_duration(drain).unwrap().as_secs());
+        let drain =
+            launch.env.get("KV_DRAIN_TIMEOUT").map_or(0, |drain| humantime::parse_duration(drain).unwrap().as_secs());
         assert!(grace.as_secs() >= drain + 10 + 5, "{name}");
     }
     all_serve(&place, launches.into_iter().map(|(_, launch)| launch).collect());

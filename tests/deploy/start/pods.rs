@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{Launch, Place, Probe, all_serve, image_env, with_ports};
-use crate::sets::{Set, container, list, name, words, yaml};
 use crate::path;
+use crate::sets::{Set, container, list, name, words, yaml};
 
 const NAMESPACE: &str = "overspill";
 /// Of a Deployment.

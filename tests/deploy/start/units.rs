@@ -18,11 +18,12 @@ fn settings(file: &str) -> Vec<(String, String)> {
 
 /// `${NAME}` is one word, `$NAME` as many as it has.
 fn command(line: &str, env: &BTreeMap<String, String>) -> Vec<String> {
-    let word = |word: &str| match (word.strip_prefix("${").and_then(|word| word.strip_suffix('}')), word.strip_prefix('$')) {
-        (Some(name), _) => vec![env[name].clone()],
-        (_, Some(name)) => env[name].split_whitespace().map(str::to_owned).collect(),
-        _ => vec![word.to_owned()],
-    };
+    let word =
+        |word: &str| match (word.strip_prefix("${").and_then(|word| word.strip_suffix('}')), word.strip_prefix('$')) {
+            (Some(name), _) => vec![env[name].clone()],
+            (_, Some(name)) => env[name].split_whitespace().map(str::to_owned).collect(),
+            _ => vec![word.to_owned()],
+        };
     line.split_whitespace().flat_map(word).collect()
 }
 
