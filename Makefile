@@ -1,8 +1,10 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable lint fmt deny clean
+.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable lint fmt deny image clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
+
+IMAGE ?= overspill:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -61,6 +63,11 @@ fmt: ## formats the source
 deny: ## licences, advisories and bans of the dependencies (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is missing: cargo install --locked cargo-deny'; exit 1; }
 	cargo deny --locked check
+
+image: ## the container image, by docker or podman: IMAGE=name:tag, and RUST_IMAGE=…, BASE_IMAGE=… to build from others
+	@if docker info >/dev/null 2>&1; then engine='docker build'; else engine='podman build --format docker'; fi; \
+	command -v $${engine%% *} >/dev/null || { echo 'neither a running docker nor podman is here'; exit 1; }; set -x; \
+	$$engine -t $(IMAGE) $(foreach arg,RUST_IMAGE BASE_IMAGE,$(if $($(arg)),--build-arg $(arg)=$($(arg)))) .
 
 clean: ## removes what was built
 	cargo clean

@@ -50,6 +50,10 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
