@@ -2,6 +2,7 @@
 
 use anyhow::{Context, ensure};
 use clap::Parser;
+use clap::builder::BoolishValueParser;
 use tracing::warn;
 
 use super::{AccessArgs, HostPort, LogArgs, TlsArgs, access};
@@ -33,6 +34,11 @@ pub struct PrimaryArgs {
     #[arg(long, env = "KV_ACCEPT_LOSS")]
     pub accept_loss: bool,
 
+    /// Start although the name of a SECONDARY has no address yet, and look it up again at each try to connect: for clusters that
+    /// give a node its name when it starts
+    #[arg(long, env = "KV_LATE_NAMES", value_parser = BoolishValueParser::new())]
+    pub late_names: bool,
+
     /// Most connections at a time; each costs about 10 KiB
     #[arg(long, env = "KV_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub max_connections: usize,
@@ -55,7 +61,7 @@ impl PrimaryArgs {
     /// Checks the names and gives what the node is started with.
     ///
     /// # Errors
-    /// If a secondary stands there twice, or there is something wrong with the password or the certificates.
+    /// If a name can't be resolved, or a secondary stands there twice, or there is something wrong with the password or the certificates.
     pub async fn into_options(self) -> anyhow::Result<PrimaryOptions> {
         let tls = self.tls.load()?;
         ensure!(
@@ -68,9 +74,9 @@ impl PrimaryArgs {
                 !self.secondaries.iter().take(i).any(|other| other == secondary),
                 "SECONDARY `{secondary}` stands there twice"
             );
-            // It may get its name later, and the others are not to wait for it.
-            if let Err(error) = secondary.check_resolves("SECONDARY").await {
-                warn!("{error:#}; going on, it is looked up again at each try to connect");
+            match secondary.check_resolves("SECONDARY").await {
+                Err(error) if self.late_names => warn!("{error:#}; it is looked up again at each try to connect"),
+                resolved => resolved?,
             }
             let name = ShardName::new(secondary.to_string()).context("SECONDARY")?;
             secondaries.push((name, secondary.to_string()));
@@ -101,14 +107,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_secondary_that_is_named_twice_is_refused() {
-        let error = options("127.0.0.1:8081 127.0.0.1:8081").await.unwrap_err();
-        assert!(format!("{error:#}").contains("twice"), "{error:#}");
+    async fn a_secondary_that_is_named_twice_or_can_not_be_resolved_is_refused() {
+        for (list, reason) in
+            [("127.0.0.1:8081 127.0.0.1:8081", "twice"), ("no-such-host.invalid:8081", "can't be resolved")]
+        {
+            let error = options(list).await.unwrap_err();
+            assert!(format!("{error:#}").contains(reason), "{error:#}");
+        }
     }
 
     #[tokio::test]
-    async fn a_secondary_without_an_address_does_not_keep_the_others_waiting() {
-        let options = options("no-such-host.invalid:8081 127.0.0.1:8081").await.unwrap();
+    async fn where_names_come_late_the_others_do_not_wait_for_them() {
+        let options = options("no-such-host.invalid:8081 127.0.0.1:8081 --late-names").await.unwrap();
         assert_eq!(options.secondaries.len(), 2);
     }
 }

@@ -4,7 +4,7 @@ use crate::support::process::run;
 
 #[test]
 fn a_wrong_argument_ends_with_one_clear_line() {
-    let wrong: [(&str, &[&str], &str); 10] = [
+    let wrong: [(&str, &[&str], &str); 11] = [
         ("secondary", &["localhost:8080", "8081", "none", "5", "mru"], "lfu"),
         ("secondary", &["localhost:8080", "70000"], "65535"),
         ("secondary", &["localhost:8080", "8081", "none", "0"], "at least 1"),
@@ -12,6 +12,7 @@ fn a_wrong_argument_ends_with_one_clear_line() {
         ("secondary", &["no-such-host.invalid:8080", "8081"], "no-such-host.invalid"),
         ("secondary", &["localhost:8080", "8081", "no-such-host.invalid:3306"], "no-such-host.invalid"),
         ("primary", &["8080", "localhost"], "HOST:PORT"),
+        ("primary", &["8080", "no-such-host.invalid:8081"], "no-such-host.invalid"),
         ("primary", &["0", "localhost:8081"], "65535"),
         ("kv", &["localhost"], "HOST PORT"),
         ("kv", &["localhost", "70000"], "65535"),

@@ -84,14 +84,11 @@ impl Process {
 
     pub fn wait(&mut self) -> ExitStatus {
         let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
+        while self.is_running() {
             assert!(started.elapsed() < PATIENCE, "{} does not end; its log:\n{}", self.name, self.log());
-            std::thread::yield_now();
             std::thread::park_timeout(std::time::Duration::from_millis(5));
         }
+        self.child.wait().unwrap()
     }
 }
 
