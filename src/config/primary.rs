@@ -2,7 +2,6 @@
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use tracing::warn;
 
 use super::{AccessArgs, HostPort, LogArgs, TlsArgs, access};
 use crate::cluster::ShardName;
@@ -52,7 +51,8 @@ pub struct PrimaryArgs {
 }
 
 impl PrimaryArgs {
-    /// Checks the names and gives what the node is started with.
+    /// Checks the list and gives what the node is started with. Whether a name has an address is seen when it is connected to: it may
+    /// get one later, and the others are not to wait for it.
     ///
     /// # Errors
     /// If a secondary stands there twice, or there is something wrong with the password or the certificates.
@@ -68,10 +68,6 @@ impl PrimaryArgs {
                 !self.secondaries.iter().take(i).any(|other| other == secondary),
                 "SECONDARY `{secondary}` stands there twice"
             );
-            // It may get its name later, and the others are not to wait for it.
-            if let Err(error) = secondary.check_resolves("SECONDARY").await {
-                warn!("{error:#}; going on, it is looked up again at each try to connect");
-            }
             let name = ShardName::new(secondary.to_string()).context("SECONDARY")?;
             secondaries.push((name, secondary.to_string()));
         }
