@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable lint fmt deny image deploy-test clean
+.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable lint fmt deny image deploy-test chaos clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -70,6 +70,11 @@ deploy-test: ## the image and the pods of k8s/ for real, with podman: a session,
 	scripts/setup podman buildah runc netavark aardvark-dns catatonit uidmap iptables debootstrap binutils
 	cargo build --locked --bins
 	scripts/deploy-test
+
+chaos: ## partitions, kills and stalls under load, in network namespaces (as root): ROUNDS=12, SEED=… for the same choices
+	scripts/setup
+	cargo build --locked --bins
+	scripts/chaos $(or $(ROUNDS),12) $(SEED)
 
 clean: ## removes what was built
 	cargo clean
