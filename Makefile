@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable lint fmt deny image clean
+.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable lint fmt deny image deploy-test chaos clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -68,6 +68,16 @@ image: ## the container image, by docker or podman: IMAGE=name:tag, and RUST_IMA
 	@if docker info >/dev/null 2>&1; then engine='docker build'; else engine='podman build --format docker'; fi; \
 	command -v $${engine%% *} >/dev/null || { echo 'neither a running docker nor podman is here'; exit 1; }; set -x; \
 	$$engine -t $(IMAGE) $(foreach arg,RUST_IMAGE BASE_IMAGE,$(if $($(arg)),--build-arg $(arg)=$($(arg)))) .
+
+deploy-test: ## the image and the pods of k8s/ for real, with podman: a session, and nodes replaced under load (Debian only, as root)
+	scripts/setup podman buildah runc netavark aardvark-dns catatonit uidmap iptables debootstrap binutils
+	cargo build --locked --bins
+	scripts/deploy-test
+
+chaos: ## partitions, kills and stalls under load, in network namespaces (as root): ROUNDS=12, SEED=… for the same choices
+	scripts/setup
+	cargo build --locked --bins
+	scripts/chaos $(or $(ROUNDS),12) $(SEED)
 
 clean: ## removes what was built
 	cargo clean

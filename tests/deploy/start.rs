@@ -198,8 +198,7 @@ impl Running {
     fn until(&mut self, place: &Place, probes: &[Probe]) {
         let started = Instant::now();
         for probe in probes {
-            loop {
-                let Err(reason) = self.probe(place, probe) else { break };
+            while let Err(reason) = self.probe(place, probe) {
                 assert!(
                     started.elapsed() < PATIENCE && self.process.is_running(),
                     "{}: {probe:?}: {reason}; its log:\n{}",
