@@ -11,6 +11,7 @@ pub mod gather;
 pub mod metrics;
 pub mod mutants;
 pub mod net;
+pub mod progress;
 pub mod request;
 pub mod secret;
 mod sync;
@@ -36,6 +37,7 @@ pub mod tier;
 pub mod router;
 pub mod shard;
 // Layer 6: the ways in, and tools.
+pub mod bench;
 pub mod check;
 pub mod doors;
 pub mod shell;

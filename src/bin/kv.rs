@@ -2,16 +2,19 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::anyhow;
 use overspill::check;
 use overspill::clock::SystemClock;
-use overspill::config::{CheckArgs, HostPort, KvArgs, Target, Tool, fail, parse};
+use overspill::config::{BenchArgs, CheckArgs, HostPort, KvArgs, Target, Tool, fail, parse};
 use overspill::node::{LocalCluster, StopSignals, block_on};
+use overspill::progress::Progress;
 use overspill::rpc::Client;
 use overspill::shell::{Shell, ShellOptions, Status, Streams, Style};
-use overspill::transfer::{self, Context, Failure, Progress};
+use overspill::transfer::{self, Context, Failure};
 use tokio_util::sync::CancellationToken;
 
 /// How long the first prompt waits for the connection.
@@ -43,6 +46,7 @@ async fn run(args: KvArgs) -> anyhow::Result<ExitCode> {
             print!("{text}");
             Ok(verdict.into())
         }
+        Some(Tool::Bench(bench)) => load(bench).await,
         Some(Tool::Export(export)) => {
             let context = context(&args, &export.node, export.patience.patience).await?;
             let client = connect(&args, export.node.to_string()).await?;
@@ -56,6 +60,33 @@ async fn run(args: KvArgs) -> anyhow::Result<ExitCode> {
             Ok(tell(done.map(|imported| (imported.status(), imported.to_string()))))
         }
     }
+}
+
+/// Runs the plan until it is done or somebody asks to stop; then the figures are of what was done.
+async fn load(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    args.node.check_resolves("HOST:PORT").await?;
+    let (plan, mut signals, stop) = (args.plan()?, StopSignals::listen()?, Arc::new(AtomicBool::new(false)));
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        signals.next().await;
+        stopping.store(true, Ordering::Relaxed);
+    });
+    let mut progress = Progress::stderr("requests");
+    progress.begin("bench", plan.requests(), 0);
+    let work = move || {
+        let mut told = 0;
+        plan.run(stop, |answered| {
+            progress.advance(answered - told, 0);
+            told = answered;
+        })
+    };
+    let report = tokio::task::spawn_blocking(work).await??;
+    if args.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// On standard error: the records may be on standard output.
@@ -80,7 +111,13 @@ async fn context(args: &KvArgs, node: &HostPort, patience: Duration) -> anyhow::
         signals.next().await;
         std::process::exit(transfer::Status::Unfinished as i32);
     });
-    Ok(Context { clock: SystemClock::shared(), stop, progress: Progress::stderr(), timeout: args.timeout, patience })
+    Ok(Context {
+        clock: SystemClock::shared(),
+        stop,
+        progress: Progress::stderr("records"),
+        timeout: args.timeout,
+        patience,
+    })
 }
 
 async fn shell(args: KvArgs) -> anyhow::Result<Status> {

@@ -28,13 +28,26 @@ pub struct AccessArgs {
 /// # Errors
 /// If it is empty, or its file can't be read.
 pub(super) fn secret() -> anyhow::Result<Option<Secret>> {
+    Ok(password_bytes()?.map(|password| Secret::new(&password)))
+}
+
+/// The same, for those who must say it.
+///
+/// # Errors
+/// As `secret`; or if it is not text.
+pub(super) fn password() -> anyhow::Result<Option<String>> {
+    let text = |password| String::from_utf8(password).context("the password is not text");
+    password_bytes()?.map(text).transpose()
+}
+
+fn password_bytes() -> anyhow::Result<Option<Vec<u8>>> {
     let (password, source) = match (std::env::var_os(PASSWORD), std::env::var_os(PASSWORD_FILE)) {
         (Some(password), _) => (password.into_encoded_bytes(), PASSWORD),
         (None, Some(file)) => (read(Path::new(&file))?, PASSWORD_FILE),
         (None, None) => return Ok(None),
     };
     ensure!(!password.is_empty(), "the password of {source} is empty: leave {source} out to have none");
-    Ok(Some(Secret::new(&password)))
+    Ok(Some(password))
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {

@@ -28,7 +28,7 @@ const JOURNAL_BYTES_MAX: u64 = 1 << 30;
     version,
     after_help = access::PASSWORD_HELP,
     override_usage = "kv [OPTIONS] [HOST PORT [COMMAND [ARG]...]]\n       kv [OPTIONS] HOST:PORT [COMMAND [ARG]...]\n       \
-                      kv [OPTIONS] check DIR\n       kv [OPTIONS] export HOST:PORT FILE\n       kv [OPTIONS] import HOST:PORT FILE"
+                      kv [OPTIONS] bench HOST:PORT [OPTIONS]\n       kv [OPTIONS] check DIR\n       kv [OPTIONS] export HOST:PORT FILE\n       kv [OPTIONS] import HOST:PORT FILE"
 )]
 pub struct KvArgs {
     #[command(subcommand)]

@@ -4,6 +4,7 @@
 
 mod access;
 mod address;
+mod bench;
 mod kv;
 mod log;
 mod primary;
@@ -20,6 +21,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 pub use access::AccessArgs;
 pub use address::{HostPort, TierAddress};
+pub use bench::BenchArgs;
 pub use kv::{KvArgs, Target};
 pub use log::{LogArgs, LogFormat};
 pub use primary::PrimaryArgs;

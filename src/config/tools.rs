@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::HostPort;
+use super::{BenchArgs, HostPort};
 use crate::transfer::{ExportOptions, ImportOptions, Place};
 
 /// What `kv` does beside being a shell. One of these words as the first is the subcommand; a host of that name is to be written
 /// HOST:PORT.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Tool {
+    Bench(BenchArgs),
     Check(CheckArgs),
     Export(ExportArgs),
     Import(ImportArgs),

@@ -52,7 +52,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use futures::future::{join, join_all};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, SetOnce, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -222,6 +222,7 @@ impl Shard {
             stop: stop.child_token(),
             running: tokio::sync::Mutex::default(),
             filter_scan: Mutex::default(),
+            failed: SetOnce::new(),
         });
         let shard = Self {
             core,
@@ -275,13 +276,10 @@ impl Shard {
         tasks.spawn("checkpointer", async move { checkpointer::run(&core, &writer, &*thread, &stop).await });
     }
 
-    /// Returns once the shard can't go on because its journal can't be written any more, with the reason (R23): the process
+    /// Returns once the shard serves nothing any more because its journal can't be written, with the reason (R23): the process
     /// is to end, and to recover. Never without a journal.
     pub async fn failed(&self) -> String {
-        match self.core.log.journal() {
-            Some(journal) => journal.failed().await,
-            None => std::future::pending().await,
-        }
+        self.steward.failed.wait().await.clone()
     }
 
     /// Finishes what is in flight, spills everything unspilled, marks the fence clean, and ends all tasks.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -46,6 +46,8 @@ pub(super) struct Steward {
     /// Held while [`Steward::run`] runs.
     pub running: tokio::sync::Mutex<()>,
     pub filter_scan: Mutex<FilterScan>,
+    /// Why nothing is served any more (R23), once that has been seen to.
+    pub failed: SetOnce<String>,
 }
 
 /// The scan that fills the filter, or has filled it.
@@ -413,6 +415,7 @@ impl Steward {
         self.ledger.lock().state = MemberState::Refusing(reason.to_owned());
         let before = self.core.serving();
         drop(self.core.swap_serving(Serving::new(before.name.clone(), before.epoch, SlotSet::empty(), reason)));
+        let _ = self.failed.set(reason.to_owned()); // one journal fails once
     }
 
     /// Stops serving, spills everything and marks the fence clean. What the tier does not take within the drain timeout stays in

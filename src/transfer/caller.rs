@@ -6,11 +6,12 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::command::{Command, Cursor, Found, Reply};
+use crate::progress::Progress;
 use crate::protocol::line::printable;
 use crate::record::{Key, Timestamp};
 use crate::service::{Batch, Error, Replies, Service};
 
-use super::{Context, Failure, Progress};
+use super::{Context, Failure};
 
 /// What a service is given beyond its timeout before we stop waiting for it.
 const GRACE: Duration = Duration::from_secs(1);

@@ -10,7 +10,6 @@ mod export;
 mod format;
 mod import;
 mod part;
-mod progress;
 mod state;
 mod threads;
 mod verify;
@@ -26,11 +25,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::progress::Progress;
 
 pub use self::blocks::FileError;
 pub use self::export::{ExportOptions, Exported, export};
 pub use self::import::{ImportOptions, Imported, import};
-pub use self::progress::Progress;
 pub use self::verify::Verified;
 
 /// A file of the data set.

@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use overspill::command::{Command, Condition, Reply};
+use overspill::progress::Progress;
 use overspill::record::{Key, Timestamp, Value};
 use overspill::service::{Batch, Error, Replies, Service};
-use overspill::transfer::{
-    Context, ExportOptions, Exported, Failure, ImportOptions, Imported, Place, Progress, export, import,
-};
+use overspill::transfer::{Context, ExportOptions, Exported, Failure, ImportOptions, Imported, Place, export, import};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -152,7 +151,7 @@ impl World {
         Context {
             clock: Arc::<overspill::clock::ManualClock>::clone(&self.rig().clock),
             stop,
-            progress: Progress::lines(Box::new(Said(Arc::clone(&self.said)))),
+            progress: Progress::lines("records", Box::new(Said(Arc::clone(&self.said)))),
             timeout: Duration::from_secs(10),
             patience: self.patience,
         }
