@@ -3,11 +3,12 @@
 //! The constructors check; after that the types are trusted. Nothing here knows of slots, commands or protocols.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use crate::clock::Timestamp;
 
@@ -31,46 +32,131 @@ pub enum LimitError {
     TtlOutOfRange,
 }
 
-/// A binary key of 1 to [`KEY_BYTES_MAX`] bytes. Cloning counts a reference.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Bytes", into = "Bytes")]
-pub struct Key(Bytes);
+/// A binary key of 1 to [`KEY_BYTES_MAX`] bytes. Short ones are held in place, so that they cost no memory of their own and nobody
+/// counts references to them; longer ones are shared.
+#[derive(Clone)]
+pub struct Key(Place);
+
+/// A key in place has at most so many bytes: a UUID in text fits.
+const IN_PLACE_BYTES_MAX: usize = 38;
+
+#[derive(Clone)]
+enum Place {
+    Here { len: u8, bytes: [u8; IN_PLACE_BYTES_MAX] },
+    Shared(Bytes),
+}
 
 impl Key {
     /// # Errors
     /// [`LimitError`] if the key is empty or longer than [`KEY_BYTES_MAX`].
     pub fn new(bytes: impl Into<Bytes>) -> Result<Self, LimitError> {
         let bytes = bytes.into();
-        match bytes.len() {
-            0 => Err(LimitError::KeyEmpty),
-            1..=KEY_BYTES_MAX => Ok(Self(bytes)),
-            len => Err(LimitError::KeyTooLong(len)),
+        match Self::here(&bytes) {
+            Some(key) => Ok(key),
+            None => Self::check(bytes.len()).map(|()| Self(Place::Shared(bytes))),
+        }
+    }
+
+    /// Of bytes that are kept by somebody else.
+    ///
+    /// # Errors
+    /// As [`Key::new`].
+    pub fn copy_from(bytes: &[u8]) -> Result<Self, LimitError> {
+        match Self::here(bytes) {
+            Some(key) => Ok(key),
+            None => Self::check(bytes.len()).map(|()| Self(Place::Shared(Bytes::copy_from_slice(bytes)))),
         }
     }
 
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Place::Here { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Place::Shared(bytes) => bytes,
+        }
+    }
+
+    /// If it is short enough, and not empty.
+    fn here(from: &[u8]) -> Option<Self> {
+        let mut bytes = [0; IN_PLACE_BYTES_MAX];
+        bytes.get_mut(..from.len())?.copy_from_slice(from);
+        let len = from.len() as u8; // at most IN_PLACE_BYTES_MAX
+        (len > 0).then_some(Self(Place::Here { len, bytes }))
+    }
+
+    fn check(len: usize) -> Result<(), LimitError> {
+        match len {
+            0 => Err(LimitError::KeyEmpty),
+            1..=KEY_BYTES_MAX => Ok(()),
+            _ => Err(LimitError::KeyTooLong(len)),
+        }
     }
 }
 
-impl TryFrom<Bytes> for Key {
-    type Error = LimitError;
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
 
-    fn try_from(bytes: Bytes) -> Result<Self, LimitError> {
-        Self::new(bytes)
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
     }
 }
 
 impl From<Key> for Bytes {
     fn from(key: Key) -> Self {
-        key.0
+        match key.0 {
+            Place::Here { .. } => Self::copy_from_slice(key.as_bytes()),
+            Place::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.as_bytes())
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the bytes of a key")
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Key, E> {
+                Key::copy_from(bytes).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_bytes(Visitor)
     }
 }
 
 /// Escaped ASCII, as in `\xff`: keys are binary.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.escape_ascii())
+        write!(f, "{}", self.as_bytes().escape_ascii())
     }
 }
 
@@ -254,11 +340,29 @@ mod tests {
         assert_eq!(Key::new(""), Err(LimitError::KeyEmpty));
         assert!(Key::new(vec![0; KEY_BYTES_MAX]).is_ok());
         assert_eq!(Key::new(vec![0; KEY_BYTES_MAX + 1]), Err(LimitError::KeyTooLong(KEY_BYTES_MAX + 1)));
+        assert_eq!(Key::copy_from(&[0; KEY_BYTES_MAX + 1]), Err(LimitError::KeyTooLong(KEY_BYTES_MAX + 1)));
         assert!(Value::new("").is_ok());
         assert!(Value::new(vec![0; VALUE_BYTES_MAX]).is_ok());
         assert_eq!(Value::new(vec![0; VALUE_BYTES_MAX + 1]), Err(LimitError::ValueTooLong(VALUE_BYTES_MAX + 1)));
         assert_eq!(Ttl::from_millis(0), Err(LimitError::TtlOutOfRange));
         assert_eq!(Ttl::from_millis(u64::MAX), Err(LimitError::TtlOutOfRange));
+    }
+
+    #[test]
+    fn keys_are_alike_wherever_their_bytes_are() {
+        assert_eq!(size_of::<Key>(), IN_PLACE_BYTES_MAX + 2);
+        for len in [1, IN_PLACE_BYTES_MAX - 1, IN_PLACE_BYTES_MAX, IN_PLACE_BYTES_MAX + 1, KEY_BYTES_MAX] {
+            let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let (key, copy) = (Key::new(bytes.clone()).unwrap(), Key::copy_from(&bytes).unwrap());
+            assert_eq!(
+                (key.as_bytes(), &key, &Bytes::from(copy.clone())),
+                (&*bytes, &copy, &Bytes::from(bytes.clone()))
+            );
+            let encoded = postcard::to_stdvec(&key).unwrap();
+            assert_eq!(encoded, postcard::to_stdvec(&Bytes::from(bytes)).unwrap());
+            assert_eq!(postcard::from_bytes::<Key>(&encoded), Ok(copy));
+        }
+        assert_eq!((Key::copy_from(b""), Key::new("")), (Err(LimitError::KeyEmpty), Err(LimitError::KeyEmpty)));
     }
 
     #[test]

@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn every_option_has_an_environment_variable_and_a_help_text() {
         let tools = KvArgs::command().get_subcommands().cloned().collect::<Vec<_>>();
-        assert_eq!(tools.len(), 3);
+        assert_eq!(tools.len(), 4);
         for command in [SecondaryArgs::command(), PrimaryArgs::command(), KvArgs::command()].into_iter().chain(tools) {
             assert!(command.get_about().is_some());
             for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {

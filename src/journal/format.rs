@@ -421,7 +421,7 @@ pub(super) fn read_counts(payload: &[u8]) -> Option<(u64, u64)> {
 
 /// A key that was checked when it was read.
 pub(super) fn key(bytes: &[u8]) -> Option<Key> {
-    Key::new(bytes.to_vec()).ok()
+    Key::copy_from(bytes).ok()
 }
 
 /// A value that was checked when it was read.

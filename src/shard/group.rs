@@ -12,7 +12,7 @@ use super::evaluate::{Answer, Outcome, evaluate, is_blind};
 use super::latches::Latch;
 use crate::command::{Command, Effect, Found, Reply};
 use crate::mutants::{Rule, is_planted};
-use crate::record::{Key, VALUE_BYTES_MAX, Version};
+use crate::record::{Key, Timestamp, VALUE_BYTES_MAX, Version};
 use crate::replication::{Appended, LogError, ReplicatedLog};
 use crate::service::{BATCH_BYTES_MAX, Error};
 use crate::store::{Admission, Known, Lookup};
@@ -118,7 +118,14 @@ impl Group {
 
 impl Core {
     /// Answers a command if it needs no waiting at all, or takes it into the group.
-    pub fn try_execute(&self, serving: &Serving, group: &mut Group, place: usize, command: Command) -> Tried {
+    pub fn try_execute(
+        &self,
+        serving: &Serving,
+        group: &mut Group,
+        place: usize,
+        command: Command,
+        now: Timestamp,
+    ) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
         if command.has_many_keys() || matches!(command, Command::Explain { .. }) {
             return Tried::MustWait(command);
@@ -126,11 +133,14 @@ impl Core {
         if let Err(error) = serving.check_slot(key) {
             return Tried::Answered(Err(error));
         }
-        if command.is_write() { self.try_write(group, place, command) } else { self.try_read(group, place, command) }
+        if command.is_write() {
+            self.try_write(group, place, command, now)
+        } else {
+            self.try_read(group, place, command, now)
+        }
     }
 
-    fn try_read(&self, group: &mut Group, place: usize, command: Command) -> Tried {
-        let now = self.clock.now();
+    fn try_read(&self, group: &mut Group, place: usize, command: Command, now: Timestamp) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
         if let Some(found) = group.find(key) {
             if self.is_write_through() {
@@ -163,7 +173,7 @@ impl Core {
         Tried::Answered(Self::reply_read(command, known.found, now))
     }
 
-    fn try_write(&self, group: &mut Group, place: usize, command: Command) -> Tried {
+    fn try_write(&self, group: &mut Group, place: usize, command: Command, now: Timestamp) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
         let pending = group.find(key);
         let is_follower = pending.is_some();
@@ -174,7 +184,7 @@ impl Core {
         if latch.is_none() && !is_follower {
             return Tried::MustWait(command);
         }
-        self.try_latched(group, place, command, pending, latch)
+        self.try_latched(group, place, command, now, pending, latch)
     }
 
     /// Tries a write whose key nobody else may write. `pending`: what the key will be once the group is committed.
@@ -183,11 +193,11 @@ impl Core {
         group: &mut Group,
         place: usize,
         command: Command,
+        now: Timestamp,
         pending: Option<Option<Found>>,
         latch: Option<Latch>,
     ) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
-        let now = self.clock.now();
         let is_follower = pending.is_some();
         let known = match pending {
             Some(found) => Known { found, unspilled: None },

@@ -428,6 +428,7 @@ impl Shard {
         let (mut group, mut waiting) = (Group::default(), Vec::new());
         let mut waiting_keys: HashSet<Key, RandomState> = HashSet::default();
         let (mut bytes, mut is_too_much) = (0, false);
+        let now = self.core.clock.now(); // nothing here takes long
         for (i, command) in commands.into_iter().enumerate() {
             let must_wait = !waiting_keys.is_empty() && command.key().is_some_and(|key| waiting_keys.contains(key));
             let is_refusable = is_refusable(&command);
@@ -436,7 +437,7 @@ impl Shard {
                     Tried::Answered(Err(Error::ReplyTooLarge))
                 }
                 true => Tried::MustWait(command),
-                false => self.core.try_execute(serving, &mut group, i, command),
+                false => self.core.try_execute(serving, &mut group, i, command, now),
             };
             match tried {
                 Tried::Answered(reply) => {

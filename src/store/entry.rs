@@ -18,16 +18,57 @@ pub(super) const NIL: Handle = Handle::MAX;
 /// A record, or the tombstone of a deleted one.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// The key, then the value: one allocation.
-    payload: Bytes,
+    payload: Payload,
     key_len: u16,
     pub slot: Slot,
     pub version: Version,
-    pub expires_at: Option<Timestamp>,
+    /// Milliseconds; [`NEVER`] if it lives for ever.
+    expires_at: u64,
     /// Neighbours in the list of the slot's entries.
     pub previous: Handle,
     pub next: Handle,
     pub flags: Flags,
+}
+
+const NEVER: u64 = u64::MAX;
+
+/// The key, then the value: one allocation.
+#[derive(Debug)]
+pub(super) enum Payload {
+    /// Whoever reads it gets a copy: cheaper than to count a reference, which would take memory and a cache line of its own.
+    Copied(Box<[u8]>),
+    /// Whoever reads it shares it.
+    Shared(Box<Bytes>),
+}
+
+/// Longer payloads are shared.
+const COPIED_BYTES_MAX: usize = 1024;
+
+impl Payload {
+    fn pack(key: &[u8], value: &[u8]) -> Self {
+        let mut payload = Vec::with_capacity(key.len() + value.len());
+        payload.extend_from_slice(key);
+        payload.extend_from_slice(value);
+        if payload.len() <= COPIED_BYTES_MAX {
+            Self::Copied(payload.into())
+        } else {
+            Self::Shared(Box::new(payload.into()))
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Copied(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    fn from(&self, start: usize) -> Bytes {
+        match self {
+            Self::Copied(bytes) => Bytes::copy_from_slice(bytes.get(start..).unwrap_or_default()),
+            Self::Shared(bytes) => bytes.slice(start..),
+        }
+    }
 }
 
 /// What the tier knows of an entry, and what will become of it.
@@ -51,62 +92,55 @@ pub(super) struct Flags {
 
 impl Entry {
     pub fn new(record: &Record, slot: Slot, flags: Flags) -> Self {
-        let payload = Self::pack(record.key.as_bytes(), record.value.as_bytes());
+        let payload = Payload::pack(record.key.as_bytes(), record.value.as_bytes());
         let mut entry = Self::bare(&record.key, payload, record.version, slot, flags);
-        entry.expires_at = record.expires_at;
+        entry.expire(record.expires_at);
         entry
     }
 
     pub fn tombstone(key: &Key, version: Version, slot: Slot, flags: Flags) -> Self {
-        let payload = Self::pack(key.as_bytes(), &[]);
+        let payload = Payload::pack(key.as_bytes(), &[]);
         Self::bare(key, payload, version, slot, Flags { tombstone: true, ..flags })
     }
 
-    fn bare(key: &Key, payload: Bytes, version: Version, slot: Slot, flags: Flags) -> Self {
+    fn bare(key: &Key, payload: Payload, version: Version, slot: Slot, flags: Flags) -> Self {
         let key_len = key.as_bytes().len() as u16; // a key has at most 1,024 bytes
-        Self { payload, key_len, slot, version, expires_at: None, previous: NIL, next: NIL, flags }
-    }
-
-    fn pack(key: &[u8], value: &[u8]) -> Bytes {
-        let mut payload = Vec::with_capacity(key.len() + value.len());
-        payload.extend_from_slice(key);
-        payload.extend_from_slice(value);
-        payload.into()
+        Self { payload, key_len, slot, version, expires_at: NEVER, previous: NIL, next: NIL, flags }
     }
 
     /// Puts another value (or, with `None`, a tombstone) in place of this one; answers the old payload, to be dropped
     /// outside the lock.
-    pub fn replace(&mut self, value: Option<&Value>, version: Version, expires_at: Option<Timestamp>) -> Bytes {
-        let payload = Self::pack(self.key_bytes(), value.map_or(&[], Value::as_bytes));
+    pub fn replace(&mut self, value: Option<&Value>, version: Version, expires_at: Option<Timestamp>) -> Payload {
+        let payload = Payload::pack(self.key_bytes(), value.map_or(&[], Value::as_bytes));
         self.version = version;
-        self.expires_at = expires_at;
+        self.expire(expires_at);
         self.flags.tombstone = value.is_none();
         self.flags.clean = false;
         std::mem::replace(&mut self.payload, payload)
     }
 
-    pub fn into_payload(self) -> Bytes {
+    pub fn into_payload(self) -> Payload {
         self.payload
     }
 
     pub fn key_bytes(&self) -> &[u8] {
-        self.payload.get(..usize::from(self.key_len)).unwrap_or_default()
+        self.payload.as_bytes().get(..usize::from(self.key_len)).unwrap_or_default()
     }
 
     pub fn value_len(&self) -> usize {
-        self.payload.len() - usize::from(self.key_len)
+        self.payload.as_bytes().len() - usize::from(self.key_len)
     }
 
     /// # Errors
     /// Never: what was packed had been checked. The constructors can't know that.
     pub fn key(&self) -> Result<Key, LimitError> {
-        Key::new(self.payload.slice(..usize::from(self.key_len)))
+        Key::copy_from(self.key_bytes())
     }
 
     /// # Errors
     /// Never, as [`Entry::key`].
     pub fn value(&self) -> Result<Value, LimitError> {
-        Value::new(self.payload.slice(usize::from(self.key_len)..))
+        Value::new(self.payload.from(usize::from(self.key_len)))
     }
 
     /// What the tier has to be told of this entry.
@@ -115,12 +149,20 @@ impl Entry {
         if self.flags.tombstone {
             return Ok(Effect::Delete { key, version });
         }
-        Ok(Effect::Set(Record { key, value: self.value()?, version, expires_at: self.expires_at }))
+        Ok(Effect::Set(Record { key, value: self.value()?, version, expires_at: self.expires_at() }))
     }
 
     /// What the entry costs of the memory budget.
     pub fn cost_bytes(&self) -> usize {
-        self.payload.len() + OVERHEAD_BYTES
+        self.payload.as_bytes().len() + OVERHEAD_BYTES
+    }
+
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        (self.expires_at != NEVER).then_some(Timestamp(self.expires_at))
+    }
+
+    fn expire(&mut self, at: Option<Timestamp>) {
+        self.expires_at = at.map_or(NEVER, |Timestamp(at)| at);
     }
 
     /// In the policy, and so counted against the capacity.
@@ -181,5 +223,15 @@ impl Slab {
 
     pub fn iter(&self) -> impl Iterator<Item = (Handle, &Entry)> {
         self.entries.iter().enumerate().filter_map(|(i, entry)| Some((i as Handle, entry.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_a_cache_line() {
+        assert_eq!(size_of::<Option<Entry>>(), 64);
     }
 }

@@ -5,11 +5,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hashbrown::{HashMap, HashTable};
 
 use super::budget::{Admission, Budget};
-use super::entry::{Entry, Flags, Slab};
+use super::entry::{Entry, Flags, Payload, Slab};
 use super::fills::{FillId, Fills, Ticket};
 use super::filter::SpilledKeys;
 use super::hash::{Hasher, KeyHash};
@@ -22,7 +21,7 @@ use crate::record::{Key, Record, Timestamp, Version, is_expired};
 use crate::slots::{Slot, SlotSet};
 
 /// Payloads that left the table under its lock, to be dropped after it.
-pub(super) type Garbage = Vec<Bytes>;
+pub(super) type Garbage = Vec<Payload>;
 
 /// A partition's share of the store's bounds. What waits for the tier is bounded by the store's budget instead.
 #[derive(Debug, Clone, Copy)]
@@ -332,7 +331,7 @@ impl Partition {
             if after.is_some_and(|after| entry.key_bytes() <= after.as_bytes()) {
                 continue;
             }
-            let exists = !entry.flags.tombstone && !is_expired(entry.expires_at, now);
+            let exists = !entry.flags.tombstone && !is_expired(entry.expires_at(), now);
             keys.extend(entry.key().ok().map(|key| (key, exists)));
         }
     }
@@ -357,7 +356,7 @@ impl Partition {
         Some(Sighting {
             place,
             version: entry.version,
-            expires_at: entry.expires_at,
+            expires_at: entry.expires_at(),
             value_bytes: entry.value_len() as u64,
             rank: self.policy.rank(handle).map(|rank| rank as u64),
         })
@@ -400,7 +399,7 @@ impl Partition {
     fn insert(&mut self, entry: Entry, hash: KeyHash, admission: Admission) -> Handle {
         admission.take_over(entry.cost_bytes());
         self.counts.add(&entry);
-        let expires_at = entry.expires_at;
+        let expires_at = entry.expires_at();
         let handle = self.slab.insert(entry);
         let (slab, hasher) = (&self.slab, self.hasher);
         let rehash = |&handle: &Handle| slab.get(handle).map_or(0, |entry| hasher.hash(entry.key_bytes()).table());
@@ -429,7 +428,7 @@ impl Partition {
     }
 
     fn unlist_expiry(&mut self, handle: Handle) {
-        if let Some(at) = self.slab.get(handle).and_then(|entry| entry.expires_at) {
+        if let Some(at) = self.slab.get(handle).and_then(Entry::expires_at) {
             self.expiries.remove(&(at, handle));
         }
     }
@@ -443,12 +442,12 @@ impl fmt::Debug for Partition {
 
 fn lookup(entry: &Entry, now: Timestamp) -> Lookup {
     let unspilled = entry.is_unspilled().then_some(entry.version);
-    if entry.flags.tombstone || is_expired(entry.expires_at, now) {
+    if entry.flags.tombstone || is_expired(entry.expires_at(), now) {
         return Lookup::Known(Known { found: None, unspilled });
     }
     // What was packed had been checked; were it not so, the tier still could tell.
     entry.value().map_or(Lookup::Unknown, |value| {
-        let found = Found { value, version: entry.version, expires_at: entry.expires_at };
+        let found = Found { value, version: entry.version, expires_at: entry.expires_at() };
         Lookup::Known(Known { found: Some(found), unspilled })
     })
 }

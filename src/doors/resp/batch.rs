@@ -7,6 +7,9 @@ use crate::protocol::redis::Shape;
 use crate::record::Key;
 use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
 
+/// Room is taken for so many commands before they come, if as many came before.
+const PIPELINE_COMMANDS: usize = 64;
+
 /// What waits to be asked.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
@@ -44,7 +47,8 @@ impl Pending {
     pub fn take(&mut self) -> Vec<Command> {
         if !self.is_full() {
             self.bytes = 0;
-            return std::mem::take(&mut self.commands);
+            let next = Vec::with_capacity(self.commands.len().min(PIPELINE_COMMANDS)); // most likely as many
+            return std::mem::replace(&mut self.commands, next);
         }
         let (mut count, mut bytes) = (0, 0);
         for command in self.commands.iter().take(BATCH_COMMANDS_MAX) {

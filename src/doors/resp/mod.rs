@@ -339,6 +339,13 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             };
             let key = asked.get(at).and_then(|target| target.key.as_ref());
             let reply = reply.map_err(|error| self.words(&error, key));
+            if shape.is_single() {
+                self.pending.requests.pop_front();
+                if !is_silent {
+                    render::write_single(shape, reply, &mut self.encoder());
+                }
+                continue;
+            }
             self.gathered.add(shape, reply);
             if self.gathered.len() < shape.replies() {
                 continue;

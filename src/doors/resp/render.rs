@@ -15,7 +15,15 @@ const EMBEDDED_BYTES_MAX: usize = 44;
 const NO_FREQUENCY: &str = "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
                             switching between policies at runtime LRU and LFU data will take some time to adjust.";
 
-/// Writes the answer to one request, or the error that is it.
+/// Writes the answer to a request of a single reply, or the error that is it.
+pub(super) fn write_single(shape: Shape, reply: Result<Reply, String>, encoder: &mut Encoder<'_>) {
+    match reply {
+        Ok(reply) => write_one(shape, reply, encoder),
+        Err(words) => encoder.error(&words),
+    }
+}
+
+/// Writes the answer to a request whose replies were gathered, or the error that is it.
 pub(super) fn write(shape: Shape, answer: Result<Answer, String>, encoder: &mut Encoder<'_>) {
     let answer = match answer {
         Ok(answer) => answer,
@@ -28,7 +36,7 @@ pub(super) fn write(shape: Shape, answer: Result<Answer, String>, encoder: &mut 
             encoder.array(answer.replies.len());
             answer.replies.into_iter().for_each(|reply| write_one(Shape::Value, reply, encoder));
         }
-        single => answer.replies.into_iter().for_each(|reply| write_one(single, reply, encoder)),
+        _ => answer.replies.into_iter().for_each(|reply| write_one(shape, reply, encoder)),
     }
 }
 

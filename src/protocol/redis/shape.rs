@@ -44,6 +44,11 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// Whether the one reply that it takes is told as it is.
+    pub fn is_single(self) -> bool {
+        !matches!(self, Self::Values { .. } | Self::AllStored { .. } | Self::Sum { .. })
+    }
+
     /// How many replies it takes.
     pub fn replies(self) -> usize {
         match self {

@@ -186,8 +186,8 @@ impl Spec {
     /// # Errors
     /// What to answer instead; then the batch is as it was.
     pub fn translate(&self, request: &Args, batch: &mut Vec<Command>) -> Result<Action, Refusal> {
-        if CONTAINERS.contains(&self.name) && request.len() == 2 && request.get(1).is_some_and(|word| is(word, "HELP"))
-        {
+        let is_help = request.len() == 2 && request.get(1).is_some_and(|word| is(word, "HELP"));
+        if is_help && CONTAINERS.contains(&self.name) {
             return Ok(Action::System(System::Help(self.syntax)));
         }
         let len = batch.len();

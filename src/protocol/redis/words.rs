@@ -53,7 +53,9 @@ impl<'a> Words<'a> {
     }
 
     pub fn key(&mut self) -> Result<Key, Refusal> {
-        Ok(Key::new(self.next()?)?)
+        let word = self.request.get(self.at).ok_or_else(|| Refusal::arity(self.name))?;
+        self.at += 1;
+        Ok(Key::copy_from(word)?)
     }
 
     pub fn value(&mut self) -> Result<Value, Refusal> {

@@ -186,11 +186,16 @@ impl Parser {
                     }
                 }
                 Stage::Count => {
-                    let Some(line) = self.line(buffer, ProtocolError::MultibulkLengthTooBig)? else { return Ok(None) };
-                    let count = told(line).ok_or(ProtocolError::InvalidMultibulkLength)?;
-                    let line_bytes = line.len() + 1;
-                    // Redis skips any negative count, not only -1.
-                    let args_left = usize::try_from(count).unwrap_or(0);
+                    let (args_left, line_bytes) = match short_line(buffer) {
+                        Some(told) => told,
+                        None => {
+                            let line = self.line(buffer, ProtocolError::MultibulkLengthTooBig)?;
+                            let Some(line) = line else { return Ok(None) };
+                            let count = told(line).ok_or(ProtocolError::InvalidMultibulkLength)?;
+                            // Redis skips any negative count, not only -1.
+                            (usize::try_from(count).unwrap_or(0), line.len() + 1)
+                        }
+                    };
                     if args_left > self.limits.args_max {
                         return Err(ProtocolError::InvalidMultibulkLength);
                     }
@@ -235,12 +240,18 @@ impl Parser {
             Some(b'$') => {}
             Some(other) => return Err(ProtocolError::ExpectedBulk(*other)),
         }
-        let Some(line) = self.line(buffer, ProtocolError::BulkLengthTooBig)? else { return Ok(None) };
-        let len = told(line)
-            .and_then(|len| usize::try_from(len).ok())
-            .filter(|len| *len <= self.limits.arg_bytes_max)
-            .ok_or(ProtocolError::InvalidBulkLength)?;
-        let span = Span::new(self.at + line.len() + 1, len).ok_or(ProtocolError::RequestTooBig)?;
+        let (len, line_bytes) = match short_line(buffer.get(self.at..).unwrap_or_default()) {
+            Some(told) => told,
+            None => {
+                let Some(line) = self.line(buffer, ProtocolError::BulkLengthTooBig)? else { return Ok(None) };
+                let len = told(line).and_then(|len| usize::try_from(len).ok());
+                (len.ok_or(ProtocolError::InvalidBulkLength)?, line.len() + 1)
+            }
+        };
+        if len > self.limits.arg_bytes_max {
+            return Err(ProtocolError::InvalidBulkLength);
+        }
+        let span = Span::new(self.at + line_bytes, len).ok_or(ProtocolError::RequestTooBig)?;
         if span.range().end + LINE_END.len() > self.limits.request_bytes_max {
             return Err(ProtocolError::RequestTooBig);
         }
@@ -275,6 +286,22 @@ impl Parser {
 }
 
 const LINE_END: &[u8] = b"\r\n";
+/// A mark, four digits, and a carriage return: most lines are not longer.
+const SHORT_LINE_BYTES: usize = 6;
+
+/// The number in a line such as `$16\r\n` at the front of some bytes, and how long the line is. `None`: it is to be looked at closer.
+fn short_line(bytes: &[u8]) -> Option<(usize, usize)> {
+    let mut number = 0;
+    for (i, &byte) in bytes.iter().enumerate().take(SHORT_LINE_BYTES).skip(1) {
+        match byte {
+            b'1'..=b'9' => number = number * 10 + usize::from(byte - b'0'),
+            b'0' if number > 0 => number *= 10,
+            b'\r' if number > 0 && bytes.get(i + 1) == Some(&b'\n') => return Some((number, i + 2)),
+            _ => return None,
+        }
+    }
+    None
+}
 
 /// The number in a line such as `*3\r`.
 fn told(line: &[u8]) -> Option<i64> {

@@ -135,7 +135,7 @@ fn fence(row: &MySqlRow) -> Result<Fence, Failure> {
 }
 
 fn key(row: &MySqlRow, column: usize) -> Result<Key, Failure> {
-    Key::new(row.try_get::<Vec<u8>, _>(column)?).map_err(broken)
+    Key::copy_from(row.try_get::<&[u8], _>(column)?).map_err(broken)
 }
 
 fn version(row: &MySqlRow, column: usize) -> Result<Version, Failure> {

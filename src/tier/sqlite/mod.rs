@@ -258,7 +258,7 @@ fn fence(row: &SqliteRow) -> Result<Fence, Failure> {
 }
 
 fn key(row: &SqliteRow, column: usize) -> Result<Key, Failure> {
-    Key::new(row.try_get::<Vec<u8>, _>(column)?).map_err(broken)
+    Key::copy_from(row.try_get::<&[u8], _>(column)?).map_err(broken)
 }
 
 fn version(row: &SqliteRow, column: usize) -> Result<Version, Failure> {
