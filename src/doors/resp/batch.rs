@@ -69,27 +69,43 @@ impl Pending {
 pub(super) struct Target {
     pub key: Option<Key>,
     pub is_write: bool,
-    /// The command, if its answer may be large.
-    again: Option<Command>,
+    /// What was asked of the key, if the answer may be large.
+    again: Option<Again>,
+}
+
+enum Again {
+    Get,
+    Update(Box<Update>),
 }
 
 pub(super) fn targets(commands: &[Command]) -> impl Iterator<Item = Target> {
     commands.iter().map(|command| Target {
         key: command.key().cloned(),
         is_write: command.is_write(),
-        again: Some(command).filter(|command| may_be_large(command)).cloned(),
+        again: Again::of(command),
     })
 }
 
-fn may_be_large(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Get { .. }
-            | Command::Update {
-                update: Update::Take | Update::GetAndExpire { .. } | Update::Set { answer_old: true, .. },
-                ..
-            }
-    )
+impl Again {
+    fn of(command: &Command) -> Option<Self> {
+        match command {
+            Command::Get { .. } => Some(Self::Get),
+            Command::Update { update, .. } => match update {
+                Update::Take | Update::GetAndExpire { .. } | Update::Set { answer_old: true, .. } => {
+                    Some(Self::Update(Box::new(update.clone())))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn command(&self, key: Key) -> Command {
+        match self {
+            Self::Get => Command::Get { key },
+            Self::Update(update) => Command::Update { key, update: (**update).clone() },
+        }
+    }
 }
 
 /// A command that was not done for its large answer, if it may still be done: no later command of the batch has written its
@@ -97,7 +113,8 @@ fn may_be_large(command: &Command) -> bool {
 pub(super) fn again(asked: &[Target], at: usize) -> Option<Command> {
     let (target, later) = asked.get(at..)?.split_first()?;
     let is_overtaken = later.iter().any(|other| other.key == target.key && (other.is_write || target.is_write));
-    target.again.clone().filter(|_| !is_overtaken)
+    let again = target.again.as_ref().filter(|_| !is_overtaken)?;
+    Some(again.command(target.key.clone()?))
 }
 
 #[cfg(test)]

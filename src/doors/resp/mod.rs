@@ -34,7 +34,7 @@ use self::session::{Clients, Connected, Session};
 use super::{Door, Metered, Source, ask, farewell};
 use crate::command::{Command, Reply};
 use crate::metrics::DoorName;
-use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, spec_of};
+use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, Spec, spec_of};
 use crate::protocol::resp::{Args, Encoder, Limits, Output, Parser, ProtocolError};
 use crate::record::Key;
 use crate::rpc::Role;
@@ -102,6 +102,7 @@ pub(super) async fn serve<S: Service, M: Send + Sync + 'static, IO: AsyncRead + 
         pending: Pending::default(),
         gathered: Gathered::default(),
         held: Vec::new(),
+        last: None,
         door,
     };
     match connection.run(&shutdown).await {
@@ -133,6 +134,8 @@ struct Connection<S, M, IO> {
     share: Arc<Share>,
     /// What `output` takes of the budget.
     held: Vec<Held>,
+    /// The command of the last request.
+    last: Option<&'static Spec>,
 }
 
 impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
@@ -213,10 +216,11 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
 
     async fn take(&mut self, request: &Args) -> Result<Result<(), Refusal>, ConnectionError> {
         let from = self.pending.commands.len();
-        let spec = match spec_of(request) {
+        let spec = match spec_of(request, self.last) {
             Ok(spec) => spec,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        self.last = Some(spec);
         if !self.session.is_authenticated && !spec.flags.contains(&Flag::NoAuth) {
             return Ok(Err(errors::no_auth()));
         }

@@ -167,12 +167,14 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
     BY_NAME.get(&*lower).copied()
 }
 
-/// The command of a request.
+/// The command of a request. `last`: that of the one before, which is the likeliest.
 ///
 /// # Errors
 /// What to answer if there is none, or if it takes another number of words.
-pub fn spec_of(request: &Args) -> Result<&'static Spec, Refusal> {
-    let Some(spec) = request.get(0).and_then(find) else { return Err(unknown(request)) };
+pub fn spec_of(request: &Args, last: Option<&'static Spec>) -> Result<&'static Spec, Refusal> {
+    let name = request.get(0).unwrap_or_default();
+    let last = last.filter(|last| name.eq_ignore_ascii_case(last.name.as_bytes()));
+    let Some(spec) = last.or_else(|| find(name)) else { return Err(unknown(request)) };
     let count = i32::try_from(request.len()).unwrap_or(i32::MAX);
     if (spec.arity > 0 && count != spec.arity) || count < -spec.arity {
         return Err(Refusal::arity(spec.name));

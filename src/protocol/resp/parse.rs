@@ -286,21 +286,19 @@ impl Parser {
 }
 
 const LINE_END: &[u8] = b"\r\n";
-/// A mark, four digits, and a carriage return: most lines are not longer.
-const SHORT_LINE_BYTES: usize = 6;
 
-/// The number in a line such as `$16\r\n` at the front of some bytes, and how long the line is. `None`: it is to be looked at closer.
+/// The number in a line such as `$16\r\n` at the front of some bytes, and how long the line is; `None` for what is to be looked at
+/// closer. Most lines have one to three digits.
 fn short_line(bytes: &[u8]) -> Option<(usize, usize)> {
-    let mut number = 0;
-    for (i, &byte) in bytes.iter().enumerate().take(SHORT_LINE_BYTES).skip(1) {
-        match byte {
-            b'1'..=b'9' => number = number * 10 + usize::from(byte - b'0'),
-            b'0' if number > 0 => number *= 10,
-            b'\r' if number > 0 && bytes.get(i + 1) == Some(&b'\n') => return Some((number, i + 2)),
-            _ => return None,
-        }
-    }
-    None
+    let digit = |byte: u8| char::from(byte).to_digit(10).map(|digit| digit as usize);
+    let (number, line_bytes) = match *bytes {
+        [_, a, b'\r', b'\n', ..] => (digit(a)?, 4),
+        [_, a, b, b'\r', b'\n', ..] => (digit(a)? * 10 + digit(b)?, 5),
+        [_, a, b, c, b'\r', b'\n', ..] => (digit(a)? * 100 + digit(b)? * 10 + digit(c)?, 6),
+        _ => return None,
+    };
+    // Redis takes no zeros before a number.
+    (bytes.get(1) != Some(&b'0')).then_some((number, line_bytes))
 }
 
 /// The number in a line such as `*3\r`.
