@@ -43,7 +43,8 @@ async fn a_server_that_is_away_or_silent_is_unavailable_within_a_bound() {
 
 #[tokio::test]
 async fn a_missing_folder_is_unavailable() {
-    let tier = SharedTier::new(overspill::tier::sqlite::SqliteTier::new("/nonexistent/tier.db"));
+    let folder = tempfile::tempdir().unwrap();
+    let tier = SharedTier::new(overspill::tier::sqlite::SqliteTier::new(folder.path().join("missing/tier.db")));
     assert!(is_unavailable(&tier.prepare().await));
 }
 
