@@ -75,7 +75,7 @@ deploy-test: ## the image and the pods of k8s/ for real, with podman: a session,
 	scripts/deploy-test
 
 chaos: ## partitions, kills and stalls under load, in network namespaces (as root): ROUNDS=12, SEED=… for the same choices
-	scripts/setup
+	scripts/setup iproute2 iptables
 	cargo build --locked --bins
 	scripts/chaos $(or $(ROUNDS),12) $(SEED)
 
