@@ -244,8 +244,9 @@ impl Core {
         let committed = self.commit_all(&effects, admissions, appended, deadline).await;
         drop(latches);
         if let Err(error) = committed {
-            let places = answers.iter().map(|(place, ..)| *place).chain(followers.iter().map(|(place, _)| *place));
-            return places.map(|place| (place, Err(error.clone()))).collect();
+            let writes = answers.into_iter().map(|(place, ..)| (place, Err(error.clone())));
+            let followers = followers.into_iter().map(|(place, _)| (place, Err(unseen(&error))));
+            return writes.chain(followers).collect();
         }
         self.counters.puts.add(superseded.0);
         self.counters.deletes.add(superseded.1);
@@ -259,6 +260,14 @@ impl Core {
             (place, through.and_then(|()| reply.into_reply(Some(version))))
         });
         join_all(writes).await.into_iter().chain(followers).collect()
+    }
+}
+
+/// What to tell whoever changed nothing, and saw what was not committed then: whatever became of that, nothing was done here.
+fn unseen(error: &Error) -> Error {
+    match error {
+        Error::Unknown(reason) => Error::Unavailable(format!("a write before it has failed: {reason}")),
+        error => error.clone(),
     }
 }
 

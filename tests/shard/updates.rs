@@ -378,3 +378,20 @@ fn what_a_group_that_failed_would_have_been_is_not_told() {
         rig.shutdown().await.unwrap();
     });
 }
+
+/// R23: of a write whose sync failed nobody knows, but who only saw it has done nothing, and may ask again.
+#[test]
+fn who_has_seen_a_write_whose_sync_failed_has_done_nothing() {
+    let mut setup = Setup::new(10).journaled();
+    let disk = MemoryDisk::new();
+    setup.journal.as_mut().unwrap().memory = Some(disk.clone());
+    run(async {
+        let rig = setup.start().await;
+        tokio::time::sleep(Duration::from_millis(300)).await; // until the journal has marked its end
+        disk.fail_next_sync();
+        let commands = vec![put_command("k", "not a number"), add("k", 1), get_command("k")];
+        let replies = rig.run(commands, Duration::from_secs(1)).await;
+        assert!(matches!(replies[0], Err(Error::Unknown(_))), "{replies:?}");
+        assert!(replies[1..].iter().all(|reply| matches!(reply, Err(Error::Unavailable(_)))), "{replies:?}");
+    });
+}
