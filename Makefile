@@ -37,18 +37,19 @@ sim: ## the simulator, for SECONDS=60 on fresh seeds; SEED=… replays one with 
 mutants: ## takes each rule out and shows that the simulator finds it; MUTANT=… only one
 	cargo test --locked --profile sim --features mutants --test sim every_rule -- --nocapture
 
-bench: ## figures of a whole cluster with MariaDB: 1,000,000 records
+bench: ## docs/benchmarks.md: Overspill beside Redis, Valkey, memcached, twemproxy and MariaDB, all on this machine; ten minutes
+	scripts/setup --peers
 	cargo build --release --locked --bins --example bench
-	$(DATABASE) target/release/examples/bench
+	$(DATABASE) target/release/examples/bench --write docs $(if $(FULL),--full)
 
-bench-quick: ## the same with 100,000 records
+bench-quick: ## the same with less of everything, printed: a minute
+	scripts/setup --peers
 	cargo build --release --locked --bins --example bench
 	$(DATABASE) target/release/examples/bench --quick
 
-bench-durable: ## docs/benchmarks.md: writes with a sync each, beside redis-server with appendfsync always; recovery
+bench-durable: ## of it, writes with a sync each beside redis-server with appendfsync always, and recovery, printed
 	cargo build --release --locked --bins --example bench
-	target/release/examples/bench durable > target/benchmarks.md
-	mv target/benchmarks.md docs/benchmarks.md
+	target/release/examples/bench durable
 
 lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy
 	scripts/setup

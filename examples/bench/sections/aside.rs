@@ -1,0 +1,202 @@
+//! A skewed load on more data than fits in memory, beside an application that looks aside: Redis before MariaDB, kept by its own code.
+
+mod store;
+
+use std::time::{Duration, Instant};
+
+use overspill::bench::Connection;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rand_distr::{Distribution, Zipf};
+use tokio::task::JoinSet;
+
+use crate::callers::{connect, shard_stats, wait_spilled};
+use crate::cluster::Cluster;
+use crate::database::Database;
+use crate::load;
+use crate::page::Chapter;
+use crate::peers::Kind;
+use crate::plot::bars;
+use crate::rounds::{Goal, LATENCY, PER_SECOND, Sides, turns};
+use crate::{Bench, OURS, Outcome};
+
+use self::store::{Store, fill_items, key};
+
+pub const TITLE: &str = "Aside";
+const PEER: &str = "Redis + MariaDB";
+const CALLERS: usize = 64;
+const EXPONENT: f64 = 0.99;
+/// Of the records, the part that memory is for.
+const PART: usize = 10;
+/// Of a hundred operations.
+const WRITES_PERCENT: u32 = 5;
+/// An empty Redis' own.
+const REDIS_BYTES: u64 = 1 << 20;
+
+/// What callers found out in one turn.
+#[derive(Default)]
+struct Turn {
+    rate: f64,
+    p99_micros: f64,
+    /// Of the reads, the share that memory answered.
+    hits: f64,
+}
+
+/// What one caller did.
+#[derive(Default)]
+struct Tally {
+    latencies: Vec<Duration>,
+    reads: u64,
+    hits: u64,
+}
+
+pub async fn run(bench: &Bench) -> Outcome<Chapter> {
+    let records = bench.choose(2_000_000, 200_000);
+    let time = 2 * bench.time;
+    let database = Database::create().await?;
+    let cluster = Cluster::start(&database.url(), records / PART).await?;
+    let secondary = cluster.secondary()?;
+    let before = secondary.resident()?;
+    eprintln!("aside: {records} records for us");
+    load::fill(secondary, records as u64)?;
+    let clients = connect(&secondary.address, 1).await?;
+    wait_spilled(&clients).await?;
+    let mut ours = Vec::new();
+    for _ in 0..CALLERS {
+        ours.push(Store::Ours(Connection::open(&secondary.address, secondary.wire, None).await?));
+    }
+    ours = warm(ours, records).await?;
+    let bytes = secondary.resident()?.saturating_sub(before) + REDIS_BYTES;
+
+    eprintln!("aside: {records} records for {PEER}");
+    let items = Database::create().await?;
+    fill_items(&items, records).await?;
+    let redis = bench.peers.need(Kind::Redis)?;
+    let redis = redis.start(&["--maxmemory", &bytes.to_string(), "--maxmemory-policy", "allkeys-lru"]).await?;
+    let mut theirs = Vec::new();
+    for _ in 0..CALLERS {
+        let cache = Connection::open(&redis.address, redis.wire, None).await?;
+        theirs.push(Store::Aside { cache, database: items.connect().await? });
+    }
+    theirs = warm(theirs, records).await?;
+
+    let mut samples = Sides::new();
+    for round in 0..=bench.rounds {
+        eprintln!("aside: {round} of {}", bench.rounds);
+        for &name in turns(&[OURS, PEER], round) {
+            let seed = round as u64;
+            let turn = if name == OURS {
+                let before = shard_stats(&clients).await?;
+                let (stores, mut turn) = drive(ours, records, time, seed).await?;
+                let after = shard_stats(&clients).await?;
+                let (hits, misses) = (after.hits - before.hits, after.misses - before.misses);
+                turn.hits = hits as f64 / (hits + misses).max(1) as f64;
+                ours = stores;
+                turn
+            } else {
+                let (stores, turn) = drive(theirs, records, time, seed).await?;
+                theirs = stores;
+                turn
+            };
+            // The first round is to get warm.
+            if round > 0 {
+                samples.push(name, turn);
+            }
+        }
+    }
+    let mut chapter = Chapter::new(
+        TITLE,
+        format!(
+            "{records} records, of which memory has room for a {PART}th, asked for by Zipf's law with exponent {EXPONENT}, {WRITES_PERCENT} % writes, by {CALLERS} callers. \
+             Ours ask a secondary, which is all that they know of. The application looks aside: it reads Redis, after a miss MariaDB, and then fills Redis; it writes to MariaDB \
+             and then deletes in Redis. Redis may use {:.0} MiB (`maxmemory`, `allkeys-lru`): as many bytes as our process has grown by with all its \
+             records, journal buffers and its filter of all keys. Both databases are on one server, whose buffer pool they share; a write of either side is on disk when it is \
+             acknowledged. Keys are scattered, so that popular ones don't lie beside each other in a table.",
+            bytes as f64 / f64::from(1 << 20)
+        ),
+    );
+    let mut compare = |what, unit, goal, figure: fn(&Turn) -> f64| {
+        chapter.rows.push(samples.compare(what, OURS, &[PEER], unit, Some(goal), figure));
+    };
+    compare("throughput", PER_SECOND, Goal::AtLeast(2.0), |turn| turn.rate);
+    compare("99th percentile of all operations", LATENCY, Goal::AtMost(0.5), |turn| turn.p99_micros);
+    let hits = samples.medians(|turn| 100.0 * turn.hits);
+    let told: Vec<String> = hits.iter().map(|(name, hits)| format!("{name} {hits:.1} %")).collect();
+    chapter.more.push(format!("Reads that memory answered: {}.", told.join(", ")));
+    chapter
+        .plots
+        .push(("aside", bars("Reads that memory answered, %", &[("Zipf 0.99, room for 10 %".to_owned(), hits)])?));
+    chapter.command(&secondary.command);
+    chapter.command(&redis.command);
+    Ok(chapter)
+}
+
+/// The number of the record of a rank: popular ones are scattered by a prime that no number of records has as a factor.
+fn number(rank: usize, records: usize) -> usize {
+    (rank as u64 * 2_654_435_761 % records as u64) as usize
+}
+
+/// Reads what memory has room for once, the most popular last.
+async fn warm(stores: Vec<Store>, records: usize) -> Outcome<Vec<Store>> {
+    let mut callers = JoinSet::new();
+    for (caller, mut store) in stores.into_iter().enumerate() {
+        callers.spawn(async move {
+            for rank in (caller..records / PART).step_by(CALLERS).collect::<Vec<_>>().into_iter().rev() {
+                store.read(&key(number(rank, records))).await?;
+            }
+            Outcome::Ok(store)
+        });
+    }
+    let mut stores = Vec::new();
+    while let Some(store) = callers.join_next().await {
+        stores.push(store??);
+    }
+    Ok(stores)
+}
+
+/// All callers for some time.
+async fn drive(stores: Vec<Store>, records: usize, time: Duration, seed: u64) -> Outcome<(Vec<Store>, Turn)> {
+    let (started, mut callers) = (Instant::now(), JoinSet::new());
+    let zipf = Zipf::new(records as f64, EXPONENT)?;
+    for (caller, store) in stores.into_iter().enumerate() {
+        let rng = SmallRng::seed_from_u64(seed << 32 | caller as u64);
+        callers.spawn(call(store, rng, zipf, records, started + time));
+    }
+    let (mut stores, mut all) = (Vec::new(), Tally::default());
+    while let Some(caller) = callers.join_next().await {
+        let (store, tally) = caller??;
+        stores.push(store);
+        all.latencies.extend(tally.latencies);
+        all.reads += tally.reads;
+        all.hits += tally.hits;
+    }
+    let rate = all.latencies.len() as f64 / started.elapsed().as_secs_f64();
+    all.latencies.sort_unstable();
+    let p99 = all.latencies.get(all.latencies.len() * 99 / 100).copied().unwrap_or_default();
+    let hits = all.hits as f64 / all.reads.max(1) as f64;
+    Ok((stores, Turn { rate, p99_micros: p99.as_secs_f64() * 1e6, hits }))
+}
+
+async fn call(
+    mut store: Store,
+    mut rng: SmallRng,
+    zipf: Zipf<f64>,
+    records: usize,
+    until: Instant,
+) -> Outcome<(Store, Tally)> {
+    let mut tally = Tally::default();
+    let mut now = Instant::now();
+    while now < until {
+        let key = key(number(zipf.sample(&mut rng) as usize - 1, records));
+        if rng.random_range(0..100) < WRITES_PERCENT {
+            store.write(&key).await?;
+        } else {
+            tally.reads += 1;
+            tally.hits += u64::from(store.read(&key).await?);
+        }
+        let done = Instant::now();
+        tally.latencies.push(done - now);
+        now = done;
+    }
+    Ok((store, tally))
+}
