@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable lint fmt deny image deploy-test chaos clean
+.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable instructions lint fmt deny image deploy-test chaos clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -50,6 +50,11 @@ bench-quick: ## the same with less of everything, printed: a minute
 bench-durable: ## of it, writes with a sync each beside redis-server with appendfsync always, and recovery, printed
 	cargo build --release --locked --bins --example bench
 	target/release/examples/bench durable
+
+instructions: ## what the hot paths cost in instructions, under valgrind, beside examples/instructions/table.tsv; UPDATE=yes writes that
+	scripts/setup valgrind
+	cargo build --release --locked --example instructions
+	target/release/examples/instructions $(if $(UPDATE),update)
 
 lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy
 	scripts/setup

@@ -110,6 +110,9 @@ async fn run(bench: Bench) -> Outcome<bool> {
         eprintln!("{}: {:.0} s", chapter.title, started.elapsed().as_secs_f64());
         chapters.push(chapter);
     }
+    if bench.options.write.is_none() {
+        chapters.iter_mut().for_each(|chapter| chapter.plots.clear());
+    }
     if let Some(directory) = &bench.options.write {
         let version = database::version().await;
         page::write(directory, &page::page(&bench, &chapters, version.as_deref())?, &chapters)?;

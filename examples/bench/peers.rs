@@ -130,9 +130,10 @@ impl Peer {
     /// As a cache that nothing is kept of, and with more options, once it answers.
     pub async fn start(&self, more: &[&str]) -> Outcome<Server> {
         let port = free_port()?;
+        // What follows the last space is an argument too, and empty.
         let fixed = match self.kind {
             Kind::Redis | Kind::Valkey => {
-                format!("--port {port} --bind 127.0.0.1 --save  --appendonly no")
+                format!("--port {port} --bind 127.0.0.1 --save ")
             }
             // It does not run as root, and ignores who it should be otherwise.
             Kind::Memcached => format!("-p {port} -l 127.0.0.1 -u nobody -t 1 -m 1024"),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -104,11 +105,13 @@ impl Drop for Server {
     }
 }
 
+/// Ports that the kernel hands out on Linux: no other number on a command line here is one of these.
+const PORTS: RangeInclusive<u32> = 32_768..=60_999;
+
 /// The command line for people: the page is the same on every machine.
 fn shown(start: &Start<'_>) -> String {
-    let own = format!("{}", start.port);
     let word = |argument: &String| match argument {
-        _ if *argument == own => "PORT".to_owned(),
+        _ if argument.parse().is_ok_and(|number| PORTS.contains(&number)) => "PORT".to_owned(),
         _ if argument.is_empty() => "''".to_owned(),
         _ if argument.starts_with('/') || argument.starts_with("sqlite:") => "PATH".to_owned(),
         _ if argument.starts_with("mysql:") => "mysql://…".to_owned(),

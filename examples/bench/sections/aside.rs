@@ -30,7 +30,7 @@ const EXPONENT: f64 = 0.99;
 const PART: usize = 10;
 /// Of a hundred operations.
 const WRITES_PERCENT: u32 = 5;
-/// An empty Redis' own.
+/// What an empty Redis counts.
 const REDIS_BYTES: u64 = 1 << 20;
 
 /// What callers found out in one turn.
@@ -66,13 +66,15 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         ours.push(Store::Ours(Connection::open(&secondary.address, secondary.wire, None).await?));
     }
     ours = warm(ours, records).await?;
-    let bytes = secondary.resident()?.saturating_sub(before) + REDIS_BYTES;
+    let bytes = shard_stats(&clients).await?.memory_bytes + REDIS_BYTES;
+    let ours_grew = secondary.resident()?.saturating_sub(before);
 
     eprintln!("aside: {records} records for {PEER}");
     let items = Database::create().await?;
     fill_items(&items, records).await?;
     let redis = bench.peers.need(Kind::Redis)?;
     let redis = redis.start(&["--maxmemory", &bytes.to_string(), "--maxmemory-policy", "allkeys-lru"]).await?;
+    let before = redis.resident()?;
     let mut theirs = Vec::new();
     for _ in 0..CALLERS {
         let cache = Connection::open(&redis.address, redis.wire, None).await?;
@@ -109,10 +111,10 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         format!(
             "{records} records, of which memory has room for a {PART}th, asked for by Zipf's law with exponent {EXPONENT}, {WRITES_PERCENT} % writes, by {CALLERS} callers. \
              Ours ask a secondary, which is all that they know of. The application looks aside: it reads Redis, after a miss MariaDB, and then fills Redis; it writes to MariaDB \
-             and then deletes in Redis. Redis may use {:.0} MiB (`maxmemory`, `allkeys-lru`): as many bytes as our process has grown by with all its \
-             records, journal buffers and its filter of all keys. Both databases are on one server, whose buffer pool they share; a write of either side is on disk when it is \
+             and then deletes in Redis. Redis may use {:.1} MiB (`maxmemory`, `allkeys-lru`): what our records and their bookkeeping take by our own count, which is what \
+             `--max-memory` bounds, and {REDIS_BYTES} bytes for Redis itself. Both databases are on one server, whose buffer pool they share; a write of either side is on disk when it is \
              acknowledged. Keys are scattered, so that popular ones don't lie beside each other in a table.",
-            bytes as f64 / f64::from(1 << 20)
+            mebibytes(bytes)
         ),
     );
     let mut compare = |what, unit, goal, figure: fn(&Turn) -> f64| {
@@ -122,13 +124,22 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     compare("99th percentile of all operations", LATENCY, Goal::AtMost(0.5), |turn| turn.p99_micros);
     let hits = samples.medians(|turn| 100.0 * turn.hits);
     let told: Vec<String> = hits.iter().map(|(name, hits)| format!("{name} {hits:.1} %")).collect();
-    chapter.more.push(format!("Reads that memory answered: {}.", told.join(", ")));
+    chapter.more.push(format!(
+        "Reads that memory answered: {}. What the processes have grown by since they were empty, with all else that they keep: ours {:.1} MiB, Redis {:.1} MiB.",
+        told.join(", "),
+        mebibytes(ours_grew),
+        mebibytes(redis.resident()?.saturating_sub(before))
+    ));
     chapter
         .plots
         .push(("aside", bars("Reads that memory answered, %", &[("Zipf 0.99, room for 10 %".to_owned(), hits)])?));
     chapter.command(&secondary.command);
     chapter.command(&redis.command);
     Ok(chapter)
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// The number of the record of a rank: popular ones are scattered by a prime that no number of records has as a factor.

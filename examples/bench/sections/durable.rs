@@ -16,6 +16,8 @@ use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "A sync before each acknowledgement";
 const CAPACITY: usize = 2_000_000;
+/// Fewer are over before anything can be told.
+const REQUESTS_MIN: usize = 2_000;
 const GOAL: Goal = Goal::AtLeast(1.0);
 
 /// What `redis-benchmark` is told.
@@ -55,7 +57,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let sides = [(OURS, cluster.secondary()?), ("Redis", &redis)];
     sides.iter().for_each(|(_, server)| chapter.command(&server.command));
     for load in LOADS {
-        let load = Load { requests: bench.choose(load.requests, load.requests / 10), ..load };
+        let load = Load { requests: bench.choose(load.requests, (load.requests / 10).max(REQUESTS_MIN)), ..load };
         let mut samples = Sides::new();
         for round in 0..bench.rounds {
             bench.tell(load.name, round);

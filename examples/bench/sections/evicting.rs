@@ -22,7 +22,7 @@ const RAW: [(&str, u32); 2] = [("one connection", 1), ("two connections", 2)];
 const GOAL: Goal = Goal::AtLeast(0.7);
 
 pub async fn run(bench: &Bench) -> Outcome<Chapter> {
-    let records = bench.choose(500_000, 100_000);
+    let records = bench.choose(500_000, 50_000);
     let mut chapter = Chapter::new(
         TITLE,
         format!(
