@@ -12,6 +12,7 @@ mod page;
 mod peers;
 mod plot;
 mod process;
+mod redis_benchmark;
 mod rounds;
 mod sections;
 

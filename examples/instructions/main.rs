@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use self::paths::Path as Hot;
+use self::paths::HotPath;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 
 /// What valgrind looks at.
 fn run(name: &str, times: &str) -> Outcome<()> {
-    let path = Hot::ALL.into_iter().find(|path| path.name() == name).ok_or("no such path")?;
+    let path = HotPath::ALL.into_iter().find(|path| path.name() == name).ok_or("no such path")?;
     path.run(times.parse()?)
 }
 
@@ -55,7 +55,7 @@ fn compare() -> Outcome<bool> {
     };
     println!("{:<44} {:>12} {:>12} {:>8}", "instructions an operation", "now", "table", "");
     let mut is_good = true;
-    for path in Hot::ALL {
+    for path in HotPath::ALL {
         let now = measure(path)?;
         let then = known(path.name()).ok_or_else(|| format!("{TABLE} has no line for {}", path.name()))?;
         let change = now / then - 1.0;
@@ -72,7 +72,7 @@ fn compare() -> Outcome<bool> {
 
 fn update() -> Outcome<()> {
     let mut table = String::new();
-    for path in Hot::ALL {
+    for path in HotPath::ALL {
         let now = measure(path)?;
         println!("{:<44} {now:>12.0}", path.name());
         writeln!(table, "{}\t{now:.0}", path.name())?;
@@ -81,14 +81,14 @@ fn update() -> Outcome<()> {
 }
 
 /// Instructions of one operation.
-fn measure(path: Hot) -> Outcome<f64> {
+fn measure(path: HotPath) -> Outcome<f64> {
     let times = path.times();
     let (once, twice) = (count(path, times)?, count(path, 2 * times)?);
     Ok((twice - once) / f64::from(times))
 }
 
 /// Instructions of a whole process.
-fn count(path: Hot, times: u32) -> Outcome<f64> {
+fn count(path: HotPath, times: u32) -> Outcome<f64> {
     let place = tempfile::tempdir()?;
     let file: PathBuf = place.path().join("counts");
     let mut process = Command::new("valgrind");

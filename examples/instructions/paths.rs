@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const START_TRIES_MAX: u32 = 10_000;
 
 #[derive(Debug, Clone, Copy)]
-pub enum Path {
+pub enum HotPath {
     /// A GET is parsed, and a value encoded.
     Resp,
     /// Batches of 16 commands to a shard.
@@ -36,7 +36,7 @@ pub enum Path {
     DoorSets,
 }
 
-impl Path {
+impl HotPath {
     pub const ALL: [Self; 6] =
         [Self::Resp, Self::ShardGets, Self::ShardPuts, Self::DoorGet, Self::DoorGets, Self::DoorSets];
 

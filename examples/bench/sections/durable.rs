@@ -1,16 +1,14 @@
 //! SET with a sync before each acknowledgement, beside `redis-server --appendonly yes --appendfsync always` on the same disk:
 //! the same client, `redis-benchmark`, in turns. And how long a restart takes.
 
-use std::process::Command;
 use std::time::Instant;
-
-use tokio::task::block_in_place;
 
 use crate::callers::{CONNECTIONS, connect, drive, get, put, shard_stats};
 use crate::cluster::Cluster;
 use crate::page::Chapter;
 use crate::peers::Kind;
-use crate::process::{Server, directory};
+use crate::process::directory;
+use crate::redis_benchmark;
 use crate::rounds::{Goal, PER_SECOND, Sides, turns};
 use crate::{Bench, OURS, Outcome};
 
@@ -62,7 +60,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         for round in 0..bench.rounds {
             bench.tell(load.name, round);
             for (name, server) in turns(&sides, round) {
-                samples.push(name, block_in_place(|| load.run(server))?);
+                samples.push(name, redis_benchmark::run(server, "set", &load.options())?);
             }
         }
         let mut row = samples.compare(load.name, OURS, &["Redis"], PER_SECOND, load.goal, |rate| *rate);
@@ -70,7 +68,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
             *cell += &format!(", {:.0} µs a write", 1e6 * load.writers as f64 / rate);
         }
         chapter.rows.push(row);
-        chapter.command(&format!("redis-benchmark -p PORT -t set -d 100 {}", load.options().join(" ")));
+        chapter.command(&redis_benchmark::command("set", &load.options()));
     }
     chapter.more.push(restart(cluster, bench.choose(1_000_000, 100_000)).await?);
     Ok(chapter)
@@ -98,17 +96,5 @@ impl Load {
     fn options(&self) -> Vec<String> {
         let fixed = ["-c".to_owned(), self.writers.to_string(), "-n".to_owned(), self.requests.to_string()];
         fixed.into_iter().chain(self.options.iter().map(ToString::to_string)).collect()
-    }
-
-    /// SETs a second.
-    fn run(&self, server: &Server) -> Outcome<f64> {
-        let (_, port) = server.address.rsplit_once(':').ok_or("no port")?;
-        let fixed = ["-p", port, "-t", "set", "-d", "100", "--csv"];
-        let output = Command::new("redis-benchmark").args(fixed).args(self.options()).output();
-        let output = output.map_err(|error| format!("redis-benchmark is needed: {error}"))?;
-        let text = String::from_utf8(output.stdout)?;
-        let row = text.lines().find(|line| line.starts_with("\"SET\"")).ok_or("redis-benchmark has failed")?;
-        let rate = row.split(',').nth(1).ok_or("no rate")?;
-        Ok(rate.trim_matches('"').parse()?)
     }
 }

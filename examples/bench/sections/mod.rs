@@ -2,6 +2,7 @@
 
 mod absent;
 mod aside;
+mod client;
 mod durable;
 mod evicting;
 mod growth;
@@ -43,6 +44,8 @@ pub enum Section {
     Spilling,
     /// More rows, more secondaries
     Growth,
+    /// The load generator beside redis-benchmark
+    Client,
     /// The figures of the system that this one came from
     Original,
 }
@@ -61,6 +64,7 @@ impl Section {
             Self::Aside => aside::TITLE,
             Self::Spilling => spilling::TITLE,
             Self::Growth => growth::TITLE,
+            Self::Client => client::TITLE,
             Self::Original => original::TITLE,
         }
     }
@@ -78,6 +82,7 @@ impl Section {
             Self::Aside => aside::run(bench).await,
             Self::Spilling => spilling::run(bench).await,
             Self::Growth => growth::run(bench).await,
+            Self::Client => client::run(bench).await,
             Self::Original => original::run(bench).await,
         }
     }
