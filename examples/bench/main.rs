@@ -70,7 +70,7 @@ struct Bench {
 impl Bench {
     fn new(options: Options) -> Self {
         let rounds = options.rounds.unwrap_or(if options.quick { 3 } else { 5 }).max(1);
-        let time = Duration::from_millis(if options.quick { 400 } else { 1500 });
+        let time = Duration::from_millis(if options.quick { 300 } else { 1200 });
         Self { options, peers: Peers::find(), rounds, time }
     }
 

@@ -1,7 +1,6 @@
 //! Plots as SVG.
 
 use std::error::Error;
-use std::ops::Range;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -9,6 +8,8 @@ use plotters::prelude::*;
 use crate::Outcome;
 
 const SIZE: (u32, u32) = (760, 400);
+/// Of the part at the right, in pixels.
+const LEGEND_WIDTH: u32 = 150;
 const FONT: &str = "sans-serif";
 /// Of the sides, in their order: we are the first.
 const COLOURS: [RGBColor; 6] = [
@@ -26,8 +27,6 @@ const BARS_SHARE: f64 = 0.8;
 pub type Line = (String, Vec<(f64, f64)>);
 /// Bars beside each other, by their names.
 pub type Group = (String, Vec<(String, f64)>);
-/// What an axis is called, and from where to where it goes.
-pub type Axis = (&'static str, Range<f64>);
 
 fn colour(side: usize) -> RGBColor {
     COLOURS.get(side % COLOURS.len()).copied().unwrap_or(BLACK)
@@ -46,18 +45,39 @@ fn drawn(
     Ok(svg)
 }
 
+/// Beside the plot, where nothing is covered by it.
+fn legend<'a>(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let left = SIZE.0 as i32 - LEGEND_WIDTH as i32 + 8;
+    for (side, name) in names.enumerate() {
+        let top = 48 + 22 * side as i32;
+        area.draw(&Rectangle::new([(left, top), (left + 12, top + 12)], colour(side).filled()))?;
+        area.draw(&Text::new(name.to_owned(), (left + 18, top), (FONT, 13)))?;
+    }
+    Ok(())
+}
+
+/// Without a fraction where it has none.
+fn short(figure: &f64) -> String {
+    format!("{figure}")
+}
+
 pub fn bars(title: &str, groups: &[Group]) -> Outcome<String> {
     let most = groups.iter().flat_map(|(_, bars)| bars).map(|(_, value)| *value).fold(0.0, f64::max);
     let sides = groups.first().map(|(_, bars)| bars.as_slice()).unwrap_or_default();
     drawn(|area| {
+        legend(area, sides.iter().map(|(name, _)| name.as_str()))?;
         let mut chart = ChartBuilder::on(area)
             .caption(title, (FONT, 17))
             .margin(12)
+            .margin_right(LEGEND_WIDTH)
             .x_label_area_size(26)
             .y_label_area_size(56)
-            .build_cartesian_2d(0.0..groups.len() as f64, 0.0..most * 1.3)?;
+            .build_cartesian_2d(0.0..groups.len() as f64, 0.0..most * 1.1)?;
         let name = |x: &f64| groups.get(x.floor() as usize).map(|(name, _)| name.clone()).unwrap_or_default();
-        // Between the bars of the groups the axis has a mark each, which has no text.
+        // Between the groups the axis has marks too, which have no text.
         let is_middle = |x: &f64| (x.fract() - 0.5).abs() < 0.01;
         chart
             .configure_mesh()
@@ -65,56 +85,49 @@ pub fn bars(title: &str, groups: &[Group]) -> Outcome<String> {
             .light_line_style(WHITE)
             .x_labels(2 * groups.len() + 1)
             .x_label_formatter(&|x| if is_middle(x) { name(x) } else { String::new() })
+            .y_label_formatter(&short)
             .draw()?;
-        for (side, (name, _)) in sides.iter().enumerate() {
-            let values = groups.iter().enumerate().filter_map(|(group, (_, bars))| Some((group, bars.get(side)?.1)));
-            let place = |group: usize| {
-                let width = BARS_SHARE / sides.len() as f64;
+        let width = BARS_SHARE / sides.len().max(1) as f64;
+        for (group, (_, bars)) in groups.iter().enumerate() {
+            for (side, (_, value)) in bars.iter().enumerate() {
                 let left = group as f64 + (1.0 - BARS_SHARE) / 2.0 + side as f64 * width;
-                (left + 0.1 * width, left + 0.9 * width)
-            };
-            let style = colour(side).filled();
-            let bars = values.clone().map(|(group, value)| {
-                let (left, right) = place(group);
-                Rectangle::new([(left, 0.0), (right, value)], style)
-            });
-            chart
-                .draw_series(bars)?
-                .label(name)
-                .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], style));
-            chart.draw_series(values.map(|(group, value)| {
-                let text = if value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") };
-                Text::new(text, (place(group).0, value + most * 0.06), (FONT, 12))
-            }))?;
+                let corners = [(left + 0.1 * width, 0.0), (left + 0.9 * width, *value)];
+                chart.draw_series([Rectangle::new(corners, colour(side).filled())])?;
+                let text = if *value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") };
+                chart.draw_series([Text::new(text, (left + 0.1 * width, value + most * 0.05), (FONT, 12))])?;
+            }
         }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).label_font((FONT, 13)).draw()?;
         Ok(())
     })
 }
 
-/// With a logarithmic axis upwards if `is_log`.
-pub fn lines(title: &str, x: Axis, y: Axis, is_log: bool, lines: &[Line]) -> Outcome<String> {
+/// With a logarithmic axis upwards, of whole powers of ten.
+pub fn lines(title: &str, [x_name, y_name]: [&str; 2], lines: &[Line]) -> Outcome<String> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let right = points().map(|(x, _)| *x).fold(1.0, f64::max);
+    let least = points().map(|(_, y)| *y).fold(f64::INFINITY, f64::min);
+    let most = points().map(|(_, y)| *y).fold(1.0, f64::max);
+    let (bottom, top) = (10f64.powf(least.min(most).log10().floor()), 10f64.powf(most.log10().ceil()));
     drawn(|area| {
-        let mut chart = ChartBuilder::on(area);
-        chart.caption(title, (FONT, 17)).margin(12).x_label_area_size(40).y_label_area_size(64);
-        // The two kinds of axis are different types.
-        macro_rules! draw {
-            ($range:expr) => {{
-                let mut chart = chart.build_cartesian_2d(x.1, $range)?;
-                chart.configure_mesh().light_line_style(WHITE).x_desc(x.0).y_desc(y.0).draw()?;
-                for (side, (name, points)) in lines.iter().enumerate() {
-                    let style = colour(side).stroke_width(2);
-                    let line = LineSeries::new(points.iter().copied(), style).point_size(3);
-                    let drawn = chart.draw_series(line)?.label(name);
-                    drawn.legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
-                }
-                chart.configure_series_labels().background_style(WHITE.mix(0.8)).label_font((FONT, 13)).draw()?;
-            }};
-        }
-        if is_log {
-            draw!(y.1.log_scale());
-        } else {
-            draw!(y.1);
+        legend(area, lines.iter().map(|(name, _)| name.as_str()))?;
+        let mut chart = ChartBuilder::on(area)
+            .caption(title, (FONT, 17))
+            .margin(12)
+            .margin_right(LEGEND_WIDTH)
+            .x_label_area_size(40)
+            .y_label_area_size(64)
+            .build_cartesian_2d(0.0..right * 1.05, (bottom..top).log_scale())?;
+        chart
+            .configure_mesh()
+            .light_line_style(RGBColor(0xee, 0xee, 0xee))
+            .x_desc(x_name)
+            .y_desc(y_name)
+            .x_label_formatter(&short)
+            .y_label_formatter(&short)
+            .draw()?;
+        for (side, (_, points)) in lines.iter().enumerate() {
+            let style = colour(side).stroke_width(2);
+            chart.draw_series(LineSeries::new(points.iter().copied(), style).point_size(3))?;
         }
         Ok(())
     })

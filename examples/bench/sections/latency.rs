@@ -37,9 +37,8 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     for (_, server) in &sides {
         load::fill(server, KEYS)?;
     }
-    let plotted: Vec<Line> = sides.iter().map(|(name, _)| ((*name).to_owned(), Vec::new())).collect();
+    let mut drawn: Vec<Line> = sides.iter().map(|(name, _)| ((*name).to_owned(), Vec::new())).collect();
     let mut table = format!("| a second | {} |\n|---|{}\n", names(&sides), "---|".repeat(sides.len()));
-    let mut lines_drawn = plotted;
     for rate in rates {
         let mut samples: Sides<Sample> = Sides::new();
         for round in 0..bench.rounds {
@@ -62,18 +61,15 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
                 continue;
             }
             let _ = write!(table, " {p99:.0} |"); // a string takes it
-            if let Some((_, points)) = lines_drawn.iter_mut().find(|(line, _)| *line == name) {
+            if let Some((_, points)) = drawn.iter_mut().find(|(line, _)| *line == name) {
                 points.push((*rate, p99));
             }
         }
         table += "\n";
     }
     chapter.more.push(table);
-    let values = || lines_drawn.iter().flat_map(|(_, points)| points.iter().map(|(_, p99)| *p99));
-    let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(1.0, f64::max));
-    let x = ("requests a second that were due", 0.0..rates.iter().copied().fold(1.0, f64::max) * 1.05);
-    let y = ("99th percentile, µs", least.min(most) / 1.5..most * 1.5);
-    chapter.plots.push(("latency", lines("99th percentile of latency against throughput", x, y, true, &lines_drawn)?));
+    let axes = ["requests a second that were due", "99th percentile, µs"];
+    chapter.plots.push(("latency", lines("99th percentile of latency against throughput", axes, &drawn)?));
     Ok(chapter)
 }
 
