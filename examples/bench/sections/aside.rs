@@ -2,9 +2,11 @@
 
 mod store;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overspill::bench::Connection;
+use overspill::rpc::Client;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, Zipf};
@@ -17,6 +19,7 @@ use crate::load;
 use crate::page::Chapter;
 use crate::peers::Kind;
 use crate::plot::bars;
+use crate::process::Server;
 use crate::rounds::{Goal, LATENCY, PER_SECOND, Sides, turns};
 use crate::{Bench, OURS, Outcome};
 
@@ -50,55 +53,43 @@ struct Tally {
     hits: u64,
 }
 
+/// All that belongs to our side.
+struct Ours {
+    stores: Vec<Store>,
+    /// To ask for its figures.
+    clients: Vec<Arc<Client>>,
+    cluster: Cluster,
+    /// What its records take by its own count.
+    counted: u64,
+    /// Resident bytes of an empty one.
+    empty: u64,
+    _database: Database,
+}
+
+/// All that belongs to the application.
+struct Theirs {
+    stores: Vec<Store>,
+    redis: Server,
+    /// Resident bytes of an empty one.
+    empty: u64,
+    _database: Database,
+}
+
 pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let records = bench.choose(2_000_000, 200_000);
     let time = 2 * bench.time;
-    let database = Database::create().await?;
-    let cluster = Cluster::start(&database.url(), records / PART).await?;
-    let secondary = cluster.secondary()?;
-    let before = secondary.resident()?;
-    eprintln!("aside: {records} records for us");
-    load::fill(secondary, records as u64)?;
-    let clients = connect(&secondary.address, 1).await?;
-    wait_spilled(&clients).await?;
-    let mut ours = Vec::new();
-    for _ in 0..CALLERS {
-        ours.push(Store::Ours(Connection::open(&secondary.address, secondary.wire, None).await?));
-    }
-    ours = warm(ours, records).await?;
-    let bytes = shard_stats(&clients).await?.memory_bytes + REDIS_BYTES;
-    let ours_grew = secondary.resident()?.saturating_sub(before);
-
-    eprintln!("aside: {records} records for {PEER}");
-    let items = Database::create().await?;
-    fill_items(&items, records).await?;
-    let redis = bench.peers.need(Kind::Redis)?;
-    let redis = redis.start(&["--maxmemory", &bytes.to_string(), "--maxmemory-policy", "allkeys-lru"]).await?;
-    let before = redis.resident()?;
-    let mut theirs = Vec::new();
-    for _ in 0..CALLERS {
-        let cache = Connection::open(&redis.address, redis.wire, None).await?;
-        theirs.push(Store::Aside { cache, database: items.connect().await? });
-    }
-    theirs = warm(theirs, records).await?;
-
+    let mut ours = Ours::start(records).await?;
+    let bytes = ours.counted + REDIS_BYTES;
+    let mut theirs = Theirs::start(bench, records, bytes).await?;
     let mut samples = Sides::new();
     for round in 0..=bench.rounds {
         eprintln!("aside: {round} of {}", bench.rounds);
         for &name in turns(&[OURS, PEER], round) {
             let seed = round as u64;
             let turn = if name == OURS {
-                let before = shard_stats(&clients).await?;
-                let (stores, mut turn) = drive(ours, records, time, seed).await?;
-                let after = shard_stats(&clients).await?;
-                let (hits, misses) = (after.hits - before.hits, after.misses - before.misses);
-                turn.hits = hits as f64 / (hits + misses).max(1) as f64;
-                ours = stores;
-                turn
+                ours.turn(records, time, seed).await?
             } else {
-                let (stores, turn) = drive(theirs, records, time, seed).await?;
-                theirs = stores;
-                turn
+                drive(&mut theirs.stores, records, time, seed).await?
             };
             // The first round is to get warm.
             if round > 0 {
@@ -106,17 +97,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
             }
         }
     }
-    let mut chapter = Chapter::new(
-        TITLE,
-        format!(
-            "{records} records, of which memory has room for a {PART}th, asked for by Zipf's law with exponent {EXPONENT}, {WRITES_PERCENT} % writes, by {CALLERS} callers. \
-             Ours ask a secondary, which is all that they know of. The application looks aside: it reads Redis, after a miss MariaDB, and then fills Redis; it writes to MariaDB \
-             and then deletes in Redis. Redis may use {:.1} MiB (`maxmemory`, `allkeys-lru`): what our records and their bookkeeping take by our own count, which is what \
-             `--max-memory` bounds, and {REDIS_BYTES} bytes for Redis itself. Both databases are on one server, whose buffer pool they share; a write of either side is on disk when it is \
-             acknowledged. Keys are scattered, so that popular ones don't lie beside each other in a table.",
-            mebibytes(bytes)
-        ),
-    );
+    let mut chapter = Chapter::new(TITLE, method(records, bytes));
     let mut compare = |what, unit, goal, figure: fn(&Turn) -> f64| {
         chapter.rows.push(samples.compare(what, OURS, &[PEER], unit, Some(goal), figure));
     };
@@ -127,15 +108,73 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     chapter.more.push(format!(
         "Reads that memory answered: {}. What the processes have grown by since they were empty, with all else that they keep: ours {:.1} MiB, Redis {:.1} MiB.",
         told.join(", "),
-        mebibytes(ours_grew),
-        mebibytes(redis.resident()?.saturating_sub(before))
+        mebibytes(ours.cluster.secondary()?.resident()?.saturating_sub(ours.empty)),
+        mebibytes(theirs.redis.resident()?.saturating_sub(theirs.empty))
     ));
-    chapter
-        .plots
-        .push(("aside", bars("Reads that memory answered, %", &[("Zipf 0.99, room for 10 %".to_owned(), hits)])?));
-    chapter.command(&secondary.command);
-    chapter.command(&redis.command);
+    let plot = bars("Reads that memory answered, %", &[("Zipf 0.99, room for 10 %".to_owned(), hits)])?;
+    chapter.plots.push(("aside", plot));
+    chapter.command(&ours.cluster.secondary()?.command);
+    chapter.command(&theirs.redis.command);
     Ok(chapter)
+}
+
+fn method(records: usize, bytes: u64) -> String {
+    format!(
+        "{records} records, of which memory has room for a {PART}th, asked for by Zipf's law with exponent {EXPONENT}, {WRITES_PERCENT} % writes, by {CALLERS} callers. \
+         Ours ask a secondary, which is all that they know of. The application looks aside: it reads Redis, after a miss MariaDB, and then fills Redis; it writes to MariaDB \
+         and then deletes in Redis. Redis may use {:.1} MiB (`maxmemory`, `allkeys-lru`): what our records and their bookkeeping take by our own count, which is what \
+         `--max-memory` bounds, and {REDIS_BYTES} bytes for Redis itself. Both databases are on one server, whose buffer pool they share; a write of either side is on disk when it is \
+         acknowledged. Keys are scattered, so that popular ones don't lie beside each other in a table.",
+        mebibytes(bytes)
+    )
+}
+
+impl Ours {
+    /// With all records, and the most popular in memory.
+    async fn start(records: usize) -> Outcome<Self> {
+        eprintln!("aside: {records} records for us");
+        let database = Database::create().await?;
+        let cluster = Cluster::start(&database.url(), records / PART).await?;
+        let secondary = cluster.secondary()?;
+        let empty = secondary.resident()?;
+        load::fill(secondary, records as u64)?;
+        let clients = connect(&secondary.address, 1).await?;
+        wait_spilled(&clients).await?;
+        let mut stores = Vec::new();
+        for _ in 0..CALLERS {
+            stores.push(Store::Ours(Connection::open(&secondary.address, secondary.wire, None).await?));
+        }
+        warm(&mut stores, records).await?;
+        let counted = shard_stats(&clients).await?.memory_bytes;
+        Ok(Self { stores, clients, cluster, counted, empty, _database: database })
+    }
+
+    async fn turn(&mut self, records: usize, time: Duration, seed: u64) -> Outcome<Turn> {
+        let before = shard_stats(&self.clients).await?;
+        let turn = drive(&mut self.stores, records, time, seed).await?;
+        let after = shard_stats(&self.clients).await?;
+        let (hits, misses) = (after.hits - before.hits, after.misses - before.misses);
+        Ok(Turn { hits: hits as f64 / (hits + misses).max(1) as f64, ..turn })
+    }
+}
+
+impl Theirs {
+    /// As ours, with so many bytes for Redis.
+    async fn start(bench: &Bench, records: usize, bytes: u64) -> Outcome<Self> {
+        eprintln!("aside: {records} records for {PEER}");
+        let database = Database::create().await?;
+        fill_items(&database, records).await?;
+        let redis = bench.peers.need(Kind::Redis)?;
+        let redis = redis.start(&["--maxmemory", &bytes.to_string(), "--maxmemory-policy", "allkeys-lru"]).await?;
+        let empty = redis.resident()?;
+        let mut stores = Vec::new();
+        for _ in 0..CALLERS {
+            let cache = Connection::open(&redis.address, redis.wire, None).await?;
+            stores.push(Store::Aside { cache, database: database.connect().await? });
+        }
+        warm(&mut stores, records).await?;
+        Ok(Self { stores, redis, empty, _database: database })
+    }
 }
 
 fn mebibytes(bytes: u64) -> f64 {
@@ -148,9 +187,9 @@ fn number(rank: usize, records: usize) -> usize {
 }
 
 /// Reads what memory has room for once, the most popular last.
-async fn warm(stores: Vec<Store>, records: usize) -> Outcome<Vec<Store>> {
+async fn warm(stores: &mut Vec<Store>, records: usize) -> Outcome<()> {
     let mut callers = JoinSet::new();
-    for (caller, mut store) in stores.into_iter().enumerate() {
+    for (caller, mut store) in stores.drain(..).enumerate() {
         callers.spawn(async move {
             for rank in (caller..records / PART).step_by(CALLERS).collect::<Vec<_>>().into_iter().rev() {
                 store.read(&key(number(rank, records))).await?;
@@ -158,22 +197,21 @@ async fn warm(stores: Vec<Store>, records: usize) -> Outcome<Vec<Store>> {
             Outcome::Ok(store)
         });
     }
-    let mut stores = Vec::new();
     while let Some(store) = callers.join_next().await {
         stores.push(store??);
     }
-    Ok(stores)
+    Ok(())
 }
 
 /// All callers for some time.
-async fn drive(stores: Vec<Store>, records: usize, time: Duration, seed: u64) -> Outcome<(Vec<Store>, Turn)> {
+async fn drive(stores: &mut Vec<Store>, records: usize, time: Duration, seed: u64) -> Outcome<Turn> {
     let (started, mut callers) = (Instant::now(), JoinSet::new());
     let zipf = Zipf::new(records as f64, EXPONENT)?;
-    for (caller, store) in stores.into_iter().enumerate() {
+    for (caller, store) in stores.drain(..).enumerate() {
         let rng = SmallRng::seed_from_u64(seed << 32 | caller as u64);
         callers.spawn(call(store, rng, zipf, records, started + time));
     }
-    let (mut stores, mut all) = (Vec::new(), Tally::default());
+    let mut all = Tally::default();
     while let Some(caller) = callers.join_next().await {
         let (store, tally) = caller??;
         stores.push(store);
@@ -185,7 +223,7 @@ async fn drive(stores: Vec<Store>, records: usize, time: Duration, seed: u64) ->
     all.latencies.sort_unstable();
     let p99 = all.latencies.get(all.latencies.len() * 99 / 100).copied().unwrap_or_default();
     let hits = all.hits as f64 / all.reads.max(1) as f64;
-    Ok((stores, Turn { rate, p99_micros: p99.as_secs_f64() * 1e6, hits }))
+    Ok(Turn { rate, p99_micros: p99.as_secs_f64() * 1e6, hits })
 }
 
 async fn call(

@@ -15,7 +15,7 @@ use crate::{Bench, OURS, Outcome};
 pub const TITLE: &str = "Latency";
 const KEYS: u64 = 100_000;
 const PIPELINE: usize = 16;
-const RATES: [f64; 6] = [5_000.0, 10_000.0, 20_000.0, 40_000.0, 60_000.0, 80_000.0];
+const RATES: [f64; 5] = [10_000.0, 20_000.0, 40_000.0, 60_000.0, 80_000.0];
 const RATES_QUICK: [f64; 2] = [10_000.0, 40_000.0];
 /// A server that answers less of what was due has no latency worth telling.
 const ANSWERED_MIN: f64 = 0.99;

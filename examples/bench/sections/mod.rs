@@ -7,6 +7,7 @@ mod durable;
 mod evicting;
 mod growth;
 mod hits;
+mod instructions;
 mod latency;
 mod memory;
 mod original;
@@ -44,6 +45,8 @@ pub enum Section {
     Spilling,
     /// More rows, more secondaries
     Growth,
+    /// Instructions of the hot paths, from the table of `make instructions`
+    Instructions,
     /// The load generator beside redis-benchmark
     Client,
     /// The figures of the system that this one came from
@@ -64,6 +67,7 @@ impl Section {
             Self::Aside => aside::TITLE,
             Self::Spilling => spilling::TITLE,
             Self::Growth => growth::TITLE,
+            Self::Instructions => instructions::TITLE,
             Self::Client => client::TITLE,
             Self::Original => original::TITLE,
         }
@@ -82,6 +86,7 @@ impl Section {
             Self::Aside => aside::run(bench).await,
             Self::Spilling => spilling::run(bench).await,
             Self::Growth => growth::run(bench).await,
+            Self::Instructions => Ok(instructions::run()),
             Self::Client => client::run(bench).await,
             Self::Original => original::run(bench).await,
         }
