@@ -93,7 +93,12 @@ pub fn bars(title: &str, groups: &[Group]) -> Outcome<String> {
                 let left = group as f64 + (1.0 - BARS_SHARE) / 2.0 + side as f64 * width;
                 let corners = [(left + 0.1 * width, 0.0), (left + 0.9 * width, *value)];
                 chart.draw_series([Rectangle::new(corners, colour(side).filled())])?;
-                let text = if *value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") };
+                let digits = match *value {
+                    ..10.0 => 2,
+                    ..100.0 => 1,
+                    _ => 0,
+                };
+                let text = format!("{value:.digits$}");
                 chart.draw_series([Text::new(text, (left + 0.1 * width, value + most * 0.05), (FONT, 12))])?;
             }
         }

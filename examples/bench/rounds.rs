@@ -97,7 +97,11 @@ impl Unit {
     }
 }
 
-/// With commas between thousands.
+/// As text, with commas between thousands.
+pub fn count(number: impl ToString) -> String {
+    grouped(&number.to_string())
+}
+
 fn grouped(digits: &str) -> String {
     let behind = |i: usize| digits.len() - i;
     let separated = digits.char_indices().flat_map(|(i, digit)| {

@@ -4,7 +4,7 @@ use crate::callers::{CONNECTIONS, connect, drive, get_absent, put, shard_stats, 
 use crate::cluster::Cluster;
 use crate::database::Place;
 use crate::page::Chapter;
-use crate::rounds::Row;
+use crate::rounds::{Row, count};
 use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "Absent";
@@ -23,13 +23,14 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut chapter = Chapter::new(
         TITLE,
         format!(
-            "GET of {records} keys that do not exist, {batch} at a time through the primary, with {} records in the tier: {:.0} a second.",
-            after.spilled_rows,
-            records as f64 / took.as_secs_f64()
+            "GET of {} keys that do not exist, {batch} at a time through the primary, with {} records in the tier: {} a second.",
+            count(records),
+            count(after.spilled_rows),
+            count((records as f64 / took.as_secs_f64()).round())
         ),
     );
     chapter.rows.push(Row {
-        what: format!("SQL statements for {records} absent keys"),
+        what: format!("SQL statements for {} absent keys", count(records)),
         ours: statements.to_string(),
         peers: String::new(),
         ratio: String::new(),

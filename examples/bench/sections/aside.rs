@@ -20,7 +20,7 @@ use crate::page::Chapter;
 use crate::peers::Kind;
 use crate::plot::bars;
 use crate::process::Server;
-use crate::rounds::{Goal, LATENCY, PER_SECOND, Sides, turns};
+use crate::rounds::{Goal, LATENCY, PER_SECOND, Sides, count, turns};
 use crate::{Bench, OURS, Outcome};
 
 use self::store::{Store, fill_items, key};
@@ -120,11 +120,12 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
 
 fn method(records: usize, bytes: u64) -> String {
     format!(
-        "{records} records, of which memory has room for a {PART}th, asked for by Zipf's law with exponent {EXPONENT}, {WRITES_PERCENT} % writes, by {CALLERS} callers. \
+        "{} records, of which memory has room for a {PART}th, asked for by Zipf's law with exponent {EXPONENT}, {WRITES_PERCENT} % writes, by {CALLERS} callers. \
          Ours ask a secondary, which is all that they know of. The application looks aside: it reads Redis, after a miss MariaDB, and then fills Redis; it writes to MariaDB \
          and then deletes in Redis. Redis may use {:.1} MiB (`maxmemory`, `allkeys-lru`): what our records and their bookkeeping take by our own count, which is what \
-         `--max-memory` bounds, and {REDIS_BYTES} bytes for Redis itself. Both databases are on one server, whose buffer pool they share; a write of either side is on disk when it is \
+         `--max-memory` bounds, and one more MiB for Redis itself. Both databases are on one server, whose buffer pool they share; a write of either side is on disk when it is \
          acknowledged. Keys are scattered, so that popular ones don't lie beside each other in a table.",
+        count(records),
         mebibytes(bytes)
     )
 }

@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::database::{Database, claim};
 use crate::load::{self, CONNECTIONS, PREFIX, VALUE_BYTES};
 use crate::page::Chapter;
-use crate::rounds::{Goal, PER_SECOND, Sides, turns};
+use crate::rounds::{Goal, PER_SECOND, Sides, count, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Evicting";
@@ -22,14 +22,15 @@ const RAW: [(&str, u32); 2] = [("one connection", 1), ("two connections", 2)];
 const GOAL: Goal = Goal::AtLeast(0.7);
 
 pub async fn run(bench: &Bench) -> Outcome<Chapter> {
-    let records = bench.choose(500_000, 50_000);
+    let records = bench.choose(300_000, 50_000);
     let mut chapter = Chapter::new(
         TITLE,
         format!(
-            "SET of {records} new keys by 50 connections with pipelines of 64, straight to a secondary that has room for a {TIMES}th of them and a journal that is \
+            "SET of {} new keys by 50 connections with pipelines of 64, straight to a secondary that has room for a {TIMES}th of them and a journal that is \
              synced before each acknowledgement, until the database has all that was evicted. Beside it the yardstick: the same rows in the same order into \
              the same tables by the tier's own code (`overspill::tier`), upserts that are guarded by their version, 1,000 in a transaction under a fence, on one \
-             connection or two with a fence each, with nothing around them: no cache, no journal, no clients. Each run has an empty database."
+             connection or two with a fence each, with nothing around them: no cache, no journal, no clients. Each run has an empty database.",
+            count(records)
         ),
     );
     let mut samples = Sides::new();

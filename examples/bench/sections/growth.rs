@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, Setup};
 use crate::database::Database;
 use crate::load::{self, Sample, measure, mixed};
 use crate::page::Chapter;
-use crate::rounds::{Goal, MICROS, Sides, turns};
+use crate::rounds::{Goal, MICROS, Sides, count, turns};
 use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "Growth";
@@ -27,8 +27,11 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut chapter = Chapter::new(
         TITLE,
         format!(
-            "GETs of {HOT} records that stay in memory, by 50 connections straight to a secondary with {FEW} rows in its tier, and to one with {many}{}. And the load of the hits through \
+            "GETs of {} records that stay in memory, by 50 connections straight to a secondary with {} rows in its tier, and to one with {}{}. And the load of the hits through \
              a primary before {} secondary and before {}, all pure caches: what the primary takes, without the secondaries.",
+            count(HOT),
+            count(FEW),
+            count(many),
             if bench.options.full { "" } else { " (10,000,000 with `--full`)" },
             SECONDARIES[0],
             SECONDARIES[1]
@@ -52,7 +55,7 @@ async fn rows(bench: &Bench, many: u64, chapter: &mut Chapter) -> Outcome<()> {
         load::run(&hot(load::writes(secondary, HOT)))?;
         wait_spilled(&clients).await?;
         chapter.command(&secondary.command);
-        clusters.push((format!("{rows} rows"), cluster, clients, database));
+        clusters.push((format!("{} rows", count(rows)), cluster, clients, database));
     }
     for pipeline in PIPELINES {
         let mut samples: Sides<Sample> = Sides::new();
@@ -74,7 +77,7 @@ async fn rows(bench: &Bench, many: u64, chapter: &mut Chapter) -> Outcome<()> {
             chapter,
             &samples,
             &format!("server CPU of a hit, {}", load::how(pipeline)),
-            &[FEW, many].map(|rows| format!("{rows} rows")),
+            &[FEW, many].map(|rows| format!("{} rows", count(rows))),
         );
     }
     Ok(())

@@ -6,7 +6,7 @@ use crate::page::Chapter;
 use crate::peers::Peer;
 use crate::plot::bars;
 use crate::process::Server;
-use crate::rounds::{BYTES, Sides, turns};
+use crate::rounds::{BYTES, Sides, count, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Memory";
@@ -17,7 +17,8 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut chapter = Chapter::new(
         TITLE,
         format!(
-            "What {records} records of a 16-byte key and a 100-byte value add to the resident memory of a server (VmRSS) that was started for it, divided by their number."
+            "What {} records of a 16-byte key and a 100-byte value add to the resident memory of a server (VmRSS) that was started for it, divided by their number.",
+            count(records)
         ),
     );
     // `None`: we.

@@ -9,6 +9,7 @@ use crate::callers::{
 use crate::cluster::Cluster;
 use crate::database::Place;
 use crate::page::Chapter;
+use crate::rounds::count;
 use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "Beside the original";
@@ -34,7 +35,7 @@ impl Table {
         let rate = self.records as f64 / took.as_secs_f64();
         let times = ORIGINAL.iter().find(|(name, _)| *name == what).map(|(_, original)| rate / original);
         let times = times.map(|times| format!("{times:.1}")).unwrap_or_default();
-        let _ = writeln!(self.text, "| {what}, {how} | {rate:.0} | {times} |"); // a string takes it
+        let _ = writeln!(self.text, "| {what}, {how} | {} | {times} |", count(rate.round())); // a string takes it
     }
 }
 
@@ -71,8 +72,9 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut chapter = Chapter::new(
         TITLE,
         format!(
-            "What the system that Overspill came from did on two cores, and what a secondary and a primary do here with {records} records: by RPC through the primary, {CONNECTIONS} \
+            "What the system that Overspill came from did on two cores, and what a secondary and a primary do here with {} records: by RPC through the primary, {CONNECTIONS} \
              connections with {CALLERS_PER_CONNECTION} callers each; evicting, memory has room for 1,000, the rest goes to {}.",
+            count(records),
             place.kind()
         ),
     );

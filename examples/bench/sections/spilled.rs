@@ -14,7 +14,7 @@ use crate::database::Database;
 use crate::load::{self, PREFIX, mixed};
 use crate::page::Chapter;
 use crate::process::Server;
-use crate::rounds::{Goal, PER_SECOND, Sides, turns};
+use crate::rounds::{Goal, PER_SECOND, Sides, count, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Spilled";
@@ -40,9 +40,10 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut chapter = Chapter::new(
         TITLE,
         format!(
-            "GET of {records} records, chosen evenly, of which a hundredth fits in memory, by 64 clients, 64 requests at a time each, straight to a secondary. Beside \
+            "GET of {} records, chosen evenly, of which a hundredth fits in memory, by 64 clients, 64 requests at a time each, straight to a secondary. Beside \
              it the same rows of the same table by SQL, prepared, through sqlx: 500 keys in a statement on one connection, and what 64 clients get \
-             with a connection each that ask for one key after the other."
+             with a connection each that ask for one key after the other.",
+            count(records)
         ),
     );
     let database = Database::create().await?;

@@ -12,7 +12,7 @@ use crate::database::Database;
 use crate::load::{self, Sample, measure, mixed};
 use crate::page::Chapter;
 use crate::process::Server;
-use crate::rounds::{Goal, LATENCY, Sides, turns};
+use crate::rounds::{Goal, LATENCY, Sides, count, turns};
 use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "Spilling";
@@ -30,10 +30,13 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut chapter = Chapter::new(
         TITLE,
         format!(
-            "GETs of {HOT} records that stay in memory, {RATE} a second whether or not they are answered in time (open loop), straight to a secondary with room for {CAPACITY} records and \
+            "GETs of {} records that stay in memory, {} a second whether or not they are answered in time (open loop), straight to a secondary with room for {} records and \
              a synced journal: alone; while 8 connections with pipelines of 64 write new records as fast as they are taken, each of which pushes another out \
              to MariaDB; and, to tell the spiller's part from that of the writers, of the journal and of cores that are taken, while the same connections write records that stay in \
-             memory."
+             memory.",
+            count(HOT),
+            count(RATE),
+            count(CAPACITY)
         ),
     );
     let database = Database::create().await?;
@@ -83,7 +86,9 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     if answered.iter().any(|(_, share)| *share < 1.0) {
         chapter.more.push(format!("Not all hits that were due were answered: {answered:?}."));
     }
-    chapter.more.push(format!("Meanwhile {:.0} records a second were spilled.", spilled as f64 / seconds));
+    chapter
+        .more
+        .push(format!("Meanwhile {} records a second were spilled.", count((spilled as f64 / seconds).round())));
     Ok(chapter)
 }
 
