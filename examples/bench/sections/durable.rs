@@ -15,7 +15,7 @@ use crate::{Bench, OURS, Outcome};
 pub const TITLE: &str = "A sync before each acknowledgement";
 const CAPACITY: usize = 2_000_000;
 /// Fewer are over before anything can be told.
-const REQUESTS_MIN: usize = 2_000;
+const REQUESTS_MIN: usize = 1_000;
 const GOAL: Goal = Goal::AtLeast(1.0);
 
 /// What `redis-benchmark` is told.
