@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Scripts do the work; see the first lines of each.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable lint fmt deny image deploy-test chaos clean
+.PHONY: help run test test-mysql crash shuttle fuzz sim mutants bench bench-quick bench-durable instructions lint fmt deny image deploy-test chaos clean
 
 DATABASE := $(if $(KV_TEST_MYSQL_URL),,scripts/with-mariadb)
 
@@ -37,18 +37,24 @@ sim: ## the simulator, for SECONDS=60 on fresh seeds; SEED=… replays one with 
 mutants: ## takes each rule out and shows that the simulator finds it; MUTANT=… only one
 	cargo test --locked --profile sim --features mutants --test sim every_rule -- --nocapture
 
-bench: ## figures of a whole cluster with MariaDB: 1,000,000 records
+bench: ## docs/benchmarks.md: Overspill beside Redis, Valkey, memcached, twemproxy and MariaDB, all on this machine; ten minutes
+	scripts/setup --peers
 	cargo build --release --locked --bins --example bench
-	$(DATABASE) target/release/examples/bench
+	$(DATABASE) target/release/examples/bench --write docs $(if $(FULL),--full)
 
-bench-quick: ## the same with 100,000 records
+bench-quick: ## the same with less of everything, printed: a minute
+	scripts/setup --peers
 	cargo build --release --locked --bins --example bench
 	$(DATABASE) target/release/examples/bench --quick
 
-bench-durable: ## docs/benchmarks.md: writes with a sync each, beside redis-server with appendfsync always; recovery
+bench-durable: ## of it, writes with a sync each beside redis-server with appendfsync always, and recovery, printed
 	cargo build --release --locked --bins --example bench
-	target/release/examples/bench durable > target/benchmarks.md
-	mv target/benchmarks.md docs/benchmarks.md
+	target/release/examples/bench durable
+
+instructions: ## what the hot paths cost in instructions, under valgrind, beside examples/instructions/table.tsv; UPDATE=yes writes that
+	scripts/setup valgrind
+	cargo build --release --locked --example instructions
+	target/release/examples/instructions $(if $(UPDATE),update)
 
 lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy
 	scripts/setup

@@ -1,105 +1,81 @@
-//! The processes that are measured.
+//! A primary and its secondaries.
 
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command as Process, Stdio};
+use std::path::Path;
 
+use overspill::bench::Wire;
 use tempfile::TempDir;
 
 use crate::Outcome;
+use crate::process::{Server, Start, binary, directory, free_port};
 
-/// A secondary and a primary, as processes that end with it.
+/// What a cluster is made of.
+pub struct Setup<'a> {
+    /// PERSISTENT of the secondaries.
+    pub tier: &'a str,
+    /// Records in the memory of each.
+    pub capacity: usize,
+    pub secondaries: usize,
+}
+
+/// Processes that end with it.
 pub struct Cluster {
-    /// Of the journal.
+    pub primary: Server,
+    pub secondaries: Vec<Server>,
+    /// Of the journals, one for each secondary.
     data: TempDir,
-    processes: Vec<Child>,
-    primary: String,
-    secondary: String,
-    /// Of the secondary.
+    /// Of the first secondary.
     arguments: Vec<String>,
+    port: u16,
 }
 
 impl Cluster {
-    pub fn start(tier: &str, capacity: usize) -> Outcome<Self> {
-        let (secondary, primary) = (free_port()?, free_port()?);
+    /// A secondary and its primary, which serve.
+    pub async fn start(tier: &str, capacity: usize) -> Outcome<Self> {
+        Self::start_with(&Setup { tier, capacity, secondaries: 1 }).await
+    }
+
+    /// All of them, once they serve.
+    pub async fn start_with(setup: &Setup<'_>) -> Outcome<Self> {
         let data = directory()?;
-        let [primary_address, secondary_address] = [primary, secondary].map(|port| format!("127.0.0.1:{port}"));
-        let processes = Vec::new();
-        let mut cluster = Self {
-            data,
-            processes,
-            primary: primary_address,
-            secondary: secondary_address.clone(),
-            arguments: Vec::new(),
+        let primary_port = free_port()?;
+        let ports: Vec<u16> = (0..setup.secondaries).map(|_| free_port()).collect::<Outcome<_>>()?;
+        let arguments = |port: &u16| -> Vec<String> {
+            let primary = format!("127.0.0.1:{primary_port}");
+            vec![primary, port.to_string(), setup.tier.to_owned(), setup.capacity.to_string()]
         };
-        let capacity = capacity.to_string();
-        cluster.arguments =
-            [&cluster.primary, &secondary.to_string(), tier, &capacity].map(ToString::to_string).to_vec();
-        cluster.spawn_secondary()?;
-        cluster.spawn("primary", &[&primary.to_string(), &secondary_address])?;
+        let secondaries = ports.iter().map(|port| spawn(&data, "secondary", &arguments(port), *port));
+        let secondaries = secondaries.collect::<Outcome<Vec<_>>>()?;
+        let mut words = vec![primary_port.to_string()];
+        words.extend(secondaries.iter().map(|secondary| secondary.address.clone()));
+        let primary = spawn(&data, "primary", &words, primary_port)?;
+        let port = ports.first().copied().unwrap_or_default();
+        let mut cluster = Self { primary, secondaries, data, arguments: arguments(&port), port };
+        // It answers for all of them.
+        cluster.primary.wait().await?;
         Ok(cluster)
     }
 
-    fn spawn(&mut self, name: &str, args: &[&str]) -> Outcome<()> {
-        let child = Process::new(binary(name)?)
-            .args(args)
-            .env("KV_LOG", "error")
-            .env("KV_DATA_DIR", self.data.path())
-            .stdin(Stdio::null())
-            .spawn()?;
-        self.processes.push(child);
-        Ok(())
+    /// The first secondary.
+    pub fn secondary(&self) -> Outcome<&Server> {
+        Ok(self.secondaries.first().ok_or("no secondary")?)
     }
 
-    fn spawn_secondary(&mut self) -> Outcome<()> {
-        let arguments = self.arguments.clone();
-        self.spawn("secondary", &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    /// All its processes.
+    pub fn servers(&self) -> Vec<&Server> {
+        std::iter::once(&self.primary).chain(&self.secondaries).collect()
     }
 
-    /// `kill -9` of the secondary, and another start.
+    /// `kill -9` of the first secondary, and another start.
     pub fn crash(&mut self) -> Outcome<()> {
-        let mut secondary = self.processes.remove(0);
-        let killed = secondary.kill();
-        secondary.wait()?;
-        killed?;
-        self.spawn_secondary()?;
-        self.processes.rotate_right(1);
+        let secondary = self.secondaries.first_mut().ok_or("no secondary")?;
+        secondary.kill()?;
+        *secondary = spawn(&self.data, "secondary", &self.arguments, self.port)?;
         Ok(())
     }
-
-    /// The secondary's own address.
-    pub fn secondary(&self) -> &str {
-        &self.secondary
-    }
-
-    /// The primary's.
-    pub fn primary(&self) -> &str {
-        &self.primary
-    }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let _ = process.kill(); // it may have ended
-            let _ = process.wait();
-        }
-    }
-}
-
-/// A directory beside the binaries: a temporary directory of the system may lie in memory.
-pub fn directory() -> Outcome<TempDir> {
-    Ok(TempDir::new_in(binary("secondary")?.parent().ok_or("no target directory")?)?)
-}
-
-/// The binary beside this example's folder.
-fn binary(name: &str) -> Outcome<PathBuf> {
-    let here = std::env::current_exe()?;
-    let directory = here.parent().and_then(|examples| examples.parent()).ok_or("no target directory")?;
-    let path = directory.join(name);
-    if path.exists() { Ok(path) } else { Err(format!("build {name} first: {}", path.display()).into()) }
-}
-
-pub fn free_port() -> Outcome<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+fn spawn(data: &TempDir, name: &str, arguments: &[String], port: u16) -> Outcome<Server> {
+    let directory = |root: &Path| root.join(port.to_string()).display().to_string();
+    let environment = [("KV_LOG", "error".to_owned()), ("KV_DATA_DIR", directory(data.path()))];
+    Server::spawn(&Start { program: &binary(name)?, arguments, environment: &environment, port, wire: Wire::Resp })
 }

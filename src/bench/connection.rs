@@ -52,6 +52,11 @@ impl Connection {
         self.wire.set(&mut self.out, key, value);
     }
 
+    /// As `get`.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.wire.delete(&mut self.out, key);
+    }
+
     /// # Errors
     /// If the connection fails.
     pub async fn send(&mut self) -> io::Result<()> {

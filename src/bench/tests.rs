@@ -172,7 +172,7 @@ fn who_asks_to_stop_has_the_figures_so_far() {
 
 #[test]
 fn replies_may_come_in_any_pieces() {
-    let cases: [(Wire, &[u8], Reply); 9] = [
+    let cases: [(Wire, &[u8], Reply); 12] = [
         (Wire::Resp, b"$5\r\nab\r\nc\r\n", Reply::Hit(5)),
         (Wire::Resp, b"$0\r\n\r\n", Reply::Hit(0)),
         (Wire::Resp, b"$-1\r\n", Reply::Miss),
@@ -181,6 +181,9 @@ fn replies_may_come_in_any_pieces() {
         (Wire::Resp, b"-ERR no\r\n", Reply::Error("ERR no".to_owned())),
         (Wire::Memcached, b"VALUE key 0 5\r\nab\r\nc\r\nEND\r\n", Reply::Hit(5)),
         (Wire::Memcached, b"END\r\n", Reply::Miss),
+        (Wire::Resp, b":1\r\n", Reply::Done),
+        (Wire::Memcached, b"DELETED\r\n", Reply::Done),
+        (Wire::Memcached, b"NOT_FOUND\r\n", Reply::Miss),
         (Wire::Memcached, b"SERVER_ERROR out of memory\r\n", Reply::Error("SERVER_ERROR out of memory".to_owned())),
     ];
     for (wire, bytes, reply) in cases {

@@ -44,6 +44,13 @@ impl Wire {
         }
     }
 
+    pub(super) fn delete(self, out: &mut Vec<u8>, key: &[u8]) {
+        match self {
+            Self::Resp => words(out, &[b"DEL", key]),
+            Self::Memcached => [b"delete ", key, b"\r\n"].into_iter().for_each(|part| out.extend_from_slice(part)),
+        }
+    }
+
     /// The first reply in `bytes` and how long it is, once it is complete.
     ///
     /// # Errors
@@ -52,7 +59,7 @@ impl Wire {
         let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
         let (line, rest) = (bytes.get(..end).unwrap_or_default(), bytes.get(end + 2..).unwrap_or_default());
         let text = || String::from_utf8_lossy(line).into_owned();
-        let odd = || io::Error::new(ErrorKind::InvalidData, format!("`{}` is no reply to a GET or SET", text()));
+        let odd = || io::Error::new(ErrorKind::InvalidData, format!("`{}` is no reply to a GET, SET or DEL", text()));
         let number = |digits: &[u8]| std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<usize>().ok());
         // A value, and what is behind it.
         let value = |length: usize, tail: usize| {
@@ -62,9 +69,9 @@ impl Wire {
         match (self, line) {
             (Self::Resp, b"$-1" | b"_") => short(Reply::Miss),
             (Self::Resp, [b'$', digits @ ..]) => Ok(value(number(digits).ok_or_else(odd)?, 2)),
-            (Self::Resp, [b'+' | b':', ..]) | (Self::Memcached, b"STORED") => short(Reply::Done),
+            (Self::Resp, [b'+' | b':', ..]) | (Self::Memcached, b"STORED" | b"DELETED") => short(Reply::Done),
             (Self::Resp, [b'-', ..]) => short(Reply::Error(text().split_off(1))),
-            (Self::Memcached, b"END") => short(Reply::Miss),
+            (Self::Memcached, b"END" | b"NOT_FOUND") => short(Reply::Miss),
             (Self::Memcached, [b'V', b'A', b'L', b'U', b'E', b' ', ..]) => {
                 let length = line.rsplit(|byte| *byte == b' ').next().and_then(number).ok_or_else(odd)?;
                 Ok(value(length, b"\r\nEND\r\n".len()))

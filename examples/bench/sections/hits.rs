@@ -1,0 +1,55 @@
+//! What a hit costs: a secondary as a pure cache, beside the caches that people know.
+
+use crate::cluster::Cluster;
+use crate::load::{self, measure, mixed};
+use crate::page::Chapter;
+use crate::plot::bars;
+use crate::process::Server;
+use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, turns};
+use crate::{Bench, OURS, Outcome};
+
+pub const TITLE: &str = "Hits";
+const KEYS: u64 = 100_000;
+/// Requests of a connection that are on their way, and the goal.
+const PIPELINES: [(usize, f64); 2] = [(1, 0.85), (16, 0.7)];
+
+pub async fn run(bench: &Bench) -> Outcome<Chapter> {
+    let mut chapter = Chapter::new(
+        TITLE,
+        "Nine GETs to a SET, uniform over 100,000 keys, from 50 connections straight to one server: a secondary as a pure cache, which was given its slots by a \
+         primary that then stands aside, and the others as caches that keep nothing.",
+    );
+    let cluster = Cluster::start("none", 1_000_000).await?;
+    let mut peers = Vec::new();
+    for peer in bench.peers.caches() {
+        peers.push((peer.kind.to_string(), peer.start(&[]).await?));
+    }
+    let mut sides: Vec<(&str, &Server)> = vec![(OURS, cluster.secondary()?)];
+    sides.extend(peers.iter().map(|(name, server)| (name.as_str(), server)));
+    for (_, server) in &sides {
+        load::fill(server, KEYS)?;
+        chapter.command(&server.command);
+    }
+    let names: Vec<&str> = peers.iter().map(|(name, _)| name.as_str()).collect();
+    let mut plotted = Vec::new();
+    for (pipeline, goal) in PIPELINES {
+        let mut samples = Sides::new();
+        for round in 0..bench.rounds {
+            bench.tell(&format!("hits, pipeline {pipeline}"), round);
+            for (name, server) in turns(&sides, round) {
+                let plan = mixed(server, KEYS, pipeline, bench.time);
+                samples.push(name, measure(&plan, &[server])?);
+                chapter.command(&load::command(&plan));
+            }
+        }
+        let what = |figure: &str| format!("{figure}, {}", load::how(pipeline));
+        let goal = Some(Goal::AtMost(goal));
+        chapter
+            .rows
+            .push(samples.compare(&what("server CPU per operation"), OURS, &names, MICROS, goal, |s| s.cpu_micros));
+        chapter.rows.push(samples.compare(&what("throughput"), OURS, &names, PER_SECOND, None, |s| s.rate));
+        plotted.push((load::how(pipeline), samples.medians(|s| s.cpu_micros)));
+    }
+    chapter.plots.push(("hits", bars("Server CPU per operation, µs", &plotted)?));
+    Ok(chapter)
+}
