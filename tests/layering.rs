@@ -40,6 +40,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("opentelemetry", &["request", "node"]),
     ("opentelemetry_sdk", &["request", "node"]),
     ("parking_lot", &["sync"]),
+    ("prefetch_index", &["policy", "store"]),
     ("prometheus_client", &["metrics"]),
     ("rand_distr", &["bench"]),
     ("ring", &["secret"]),

@@ -26,6 +26,8 @@ impl Policy for Fifo {
 
     fn hit(&self, _: Handle) {}
 
+    fn prefetch(&self, _: Handle) {}
+
     fn update(&mut self, _: Handle) {}
 
     fn remove(&mut self, handle: Handle) {

@@ -5,6 +5,8 @@
 //! period; Einziger, Friedman, Manes 2017, "TinyLFU: a highly efficient cache admission policy" (its reset), for a
 //! period counted in accesses and in proportion to the capacity. Until the first ageing it is the textbook's LFU.
 
+use prefetch_index::prefetch_index;
+
 use super::coldest::Coldest;
 use super::{Handle, Policy};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -114,6 +116,10 @@ impl Policy for Lfu {
         let Some(uses) = self.uses.get(handle as usize) else { return };
         // Relaxed: stamps only have to differ, and to grow within a thread and from lock to lock, as they do.
         uses.touch(self.clock.fetch_add(1, Ordering::Relaxed));
+    }
+
+    fn prefetch(&self, handle: Handle) {
+        prefetch_index(&self.uses, handle as usize);
     }
 
     fn update(&mut self, handle: Handle) {

@@ -3,6 +3,8 @@
 //! A record's rank is the stamp of its last use, read or write, from the policy's own clock. Source: Mattson, Gecsei,
 //! Slutz, Traiger 1970, "Evaluation techniques for storage hierarchies".
 
+use prefetch_index::prefetch_index;
+
 use super::coldest::Coldest;
 use super::{Handle, Policy};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -51,6 +53,10 @@ impl Policy for Lru {
         // Relaxed: stamps only have to differ, and to grow within a thread and from lock to lock, as they do.
         let now = self.clock.fetch_add(1, Ordering::Relaxed);
         raise(stamp, now);
+    }
+
+    fn prefetch(&self, handle: Handle) {
+        prefetch_index(&self.stamps, handle as usize);
     }
 
     fn update(&mut self, handle: Handle) {

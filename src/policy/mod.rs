@@ -32,6 +32,9 @@ pub trait Policy: Send + Sync {
     /// A read of a record, under a shared lock: a few relaxed atomic operations, no waiting.
     fn hit(&self, handle: Handle);
 
+    /// Asks the processor for what [`Policy::hit`] will touch.
+    fn prefetch(&self, handle: Handle);
+
     /// A write to a record that is in the policy already.
     fn update(&mut self, handle: Handle);
 

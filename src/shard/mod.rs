@@ -80,7 +80,7 @@ use crate::replication::{Appended, Solo};
 use crate::request;
 use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
 use crate::slots::Slot;
-use crate::store::{Spill, Store, StoreOptions};
+use crate::store::{PREFETCHED, Spill, Store, StoreOptions};
 use crate::sync::{Mutex, oneshot};
 use crate::task::Blocking;
 use crate::tier::SharedTier;
@@ -384,6 +384,9 @@ fn alone_in_crowd(core: &Core, commands: usize, mut waiting: Vec<Waiting>) -> Re
     key.zip(alone.map(|(_, command)| command)).ok_or(waiting)
 }
 
+/// For fewer commands than this it does not pay to look ahead.
+const PREFETCHED_MIN: usize = 4;
+
 /// A command that has to wait, with its place in the batch.
 type Waiting = (usize, Command);
 
@@ -429,7 +432,12 @@ impl Shard {
         let mut waiting_keys: HashSet<Key, RandomState> = HashSet::default();
         let (mut bytes, mut is_too_much) = (0, false);
         let now = self.core.clock.now(); // nothing here takes long
-        for (i, command) in commands.into_iter().enumerate() {
+        let mut commands = commands.into_iter();
+        for i in 0.. {
+            if i % PREFETCHED == 0 && commands.len() >= PREFETCHED_MIN {
+                self.core.store.prefetch(commands.as_slice().iter().filter_map(Command::key));
+            }
+            let Some(command) = commands.next() else { break };
             let must_wait = !waiting_keys.is_empty() && command.key().is_some_and(|key| waiting_keys.contains(key));
             let is_refusable = is_refusable(&command);
             let tried = match must_wait {

@@ -140,6 +140,21 @@ impl Partition {
         }
     }
 
+    /// Asks the processor for the entry that is most likely the one of this hash.
+    pub fn prefetch_entry(&self, hash: KeyHash) -> Option<Handle> {
+        let handle = *self.table.find(hash.table(), |_| true)?;
+        self.slab.prefetch(handle);
+        self.policy.prefetch(handle);
+        Some(handle)
+    }
+
+    /// Asks it for the key and value of an entry that has come.
+    pub fn prefetch_payload(&self, handle: Handle) {
+        if let Some(entry) = self.slab.get(handle) {
+            entry.prefetch_payload();
+        }
+    }
+
     pub fn peek(&self, key: &Key, hash: KeyHash, now: Timestamp) -> Lookup {
         match self.find(key, hash) {
             Some((_, entry)) => lookup(entry, now),
