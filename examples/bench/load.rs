@@ -1,10 +1,9 @@
 //! Loads, all made by the load generator of `kv bench`, and what they cost a server.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use overspill::bench::{Extent, Pattern, Plan, Report};
+use tokio_util::sync::CancellationToken;
 
 use crate::Outcome;
 use crate::process::{Server, cpu};
@@ -57,7 +56,7 @@ pub fn writes(server: &Server, keys: u64) -> Plan {
 
 /// Runs a load. An error in an answer is one of ours.
 pub fn run(plan: &Plan) -> Outcome<Report> {
-    let report = tokio::task::block_in_place(|| plan.run(Arc::new(AtomicBool::new(false)), |_| {}))?;
+    let report = tokio::task::block_in_place(|| plan.run(&CancellationToken::new(), |_| {}))?;
     match &report.first_error {
         None => Ok(report),
         Some(error) => Err(format!("{} of {} answers were errors: {error}", report.errors, report.count()).into()),

@@ -4,6 +4,7 @@
 //! `make bench` and `make bench-quick` run all sections with a MariaDB around them; `target/release/examples/bench hits proxied`
 //! runs some of them and prints what they find.
 
+mod caches;
 mod callers;
 mod cluster;
 mod database;

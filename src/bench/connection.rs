@@ -1,16 +1,18 @@
 //! A client's connection: requests in one write, replies one by one.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::BenchError;
 use super::wire::{Reply, Wire, words};
 
 const READ_BYTES: usize = 64 << 10;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Connection {
     stream: TcpStream,
@@ -28,7 +30,9 @@ impl Connection {
     /// If the server can't be reached, or does not want the password.
     pub async fn open(address: &str, wire: Wire, password: Option<&str>) -> Result<Self, BenchError> {
         let failed = |error| BenchError::Connect { address: address.to_owned(), error };
-        let stream = TcpStream::connect(address).await.map_err(failed)?;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_TIMEOUT:?}"));
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(late);
+        let stream = connected.flatten().map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let (out, input, read) = (Vec::new(), BytesMut::with_capacity(READ_BYTES), Instant::now());
         let mut connection = Self { stream, wire, out, input, read };

@@ -13,7 +13,7 @@ mod turns;
 mod wire;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -22,9 +22,11 @@ use futures::future::try_join_all;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use thiserror::Error;
+use tokio::runtime::{self, Runtime};
+use tokio_util::sync::CancellationToken;
 
 pub use self::connection::Connection;
-pub use self::pattern::{Pattern, PatternError};
+pub use self::pattern::{KEY_DIGITS, Pattern, PatternError};
 pub use self::report::{Figures, Report};
 pub use self::wire::{Reply, Wire};
 
@@ -49,7 +51,7 @@ pub struct Plan {
     pub pipeline: usize,
     /// Of a hundred requests; the others are SETs.
     pub gets_percent: u32,
-    /// Before the number of a key, which has 12 digits.
+    /// Before the number of a key, which has [`KEY_DIGITS`].
     pub prefix: String,
     /// How many keys there are; at least 1.
     pub keys: u64,
@@ -87,7 +89,7 @@ struct Run {
     /// All are connected.
     begin: Barrier,
     /// Asked for from outside, or since a connection has failed.
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
     answered: AtomicU64,
 }
 
@@ -100,23 +102,25 @@ impl Plan {
         }
     }
 
-    /// Runs it, and tells often how many requests were answered. Blocks until it is done, or `stop` is set: then the figures are of
-    /// what was done.
+    /// Runs it, and tells often how many requests were answered. Blocks until it is done, or `stop` is cancelled: then the figures are
+    /// of what was done.
     ///
     /// # Errors
     /// If the server can't be reached, lets nobody in, or closes a connection.
-    pub fn run(&self, stop: Arc<AtomicBool>, mut tell: impl FnMut(u64)) -> Result<Report, BenchError> {
+    pub fn run(&self, stop: &CancellationToken, mut tell: impl FnMut(u64)) -> Result<Report, BenchError> {
         let threads = self.threads.min(self.connections);
         let (begin, answered) = (Barrier::new(threads + 1), AtomicU64::new(0));
-        let run = Arc::new(Run { plan: self.clone(), begin, stop, answered });
+        let run = Arc::new(Run { plan: self.clone(), begin, stop: stop.clone(), answered });
+        let runtime = |_| runtime::Builder::new_current_thread().enable_all().build().map_err(BenchError::Thread);
+        let runtimes = (0..threads).map(runtime).collect::<Result<Vec<_>, _>>()?;
         let (mut turns, pace) = turns::of(self);
         let mut workers = Vec::with_capacity(threads);
-        for number in (0..threads).rev() {
+        for (number, runtime) in runtimes.into_iter().enumerate().rev() {
             // The shares differ by one at most.
             let share = turns.split_off(turns.len() - turns.len() / (number + 1));
             let run = run.clone();
             let named = thread::Builder::new().name(format!("bench {number}"));
-            workers.push(named.spawn(move || run.work(number, share)).map_err(BenchError::Thread)?);
+            workers.push(named.spawn(move || run.work(&runtime, number, share)).map_err(BenchError::Thread)?);
         }
         run.begin.wait();
         let (started, pacing) = (Instant::now(), run.clone());
@@ -134,8 +138,7 @@ impl Plan {
 
 impl Run {
     /// A thread with a connection for each of the turns.
-    fn work(&self, thread: usize, turns: Vec<Turns>) -> Result<Vec<Tally>, BenchError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BenchError::Thread)?;
+    fn work(&self, runtime: &Runtime, thread: usize, turns: Vec<Turns>) -> Result<Vec<Tally>, BenchError> {
         let plan = &self.plan;
         let connect = || Connection::open(&plan.address, plan.wire, plan.password.as_deref());
         let connected = runtime.block_on(try_join_all(turns.iter().map(|_| connect())));
@@ -148,7 +151,7 @@ impl Run {
             })))
         });
         if done.is_err() {
-            self.stop.store(true, Ordering::Relaxed);
+            self.stop.cancel();
         }
         done
     }
@@ -163,7 +166,7 @@ impl Run {
         let (value, mut key) = (vec![b'v'; self.plan.value_bytes], String::new());
         let mut choice = Choice::new(&self.plan, turns.keys.clone());
         let (mut tally, mut due, mut gets) = (Tally::default(), Vec::new(), Vec::new());
-        while !self.stop.load(Ordering::Relaxed) && turns.next(self.plan.pipeline, &mut due).await {
+        while !self.stop.is_cancelled() && turns.next(self.plan.pipeline, &mut due).await {
             gets.clear();
             for _ in &due {
                 choice.next(&mut rng, &self.plan.prefix, &mut key);

@@ -11,6 +11,9 @@ use thiserror::Error;
 
 use super::Plan;
 
+/// Of the number in a key.
+pub const KEY_DIGITS: usize = 12;
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pattern {
     /// All alike.
@@ -70,6 +73,6 @@ impl Choice {
             }
         };
         key.clear();
-        let _ = write!(key, "{prefix}{number:012}"); // a string takes it
+        let _ = write!(key, "{prefix}{number:0KEY_DIGITS$}"); // a string takes it
     }
 }

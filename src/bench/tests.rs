@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,7 +28,7 @@ fn plan(address: &str, extent: Extent) -> Plan {
 }
 
 fn run(plan: &Plan) -> Result<Report, BenchError> {
-    plan.run(Arc::new(AtomicBool::new(false)), |_| {})
+    plan.run(&CancellationToken::new(), |_| {})
 }
 
 /// A server that lets `answer` deal with what each read of a connection brought.
@@ -98,7 +97,7 @@ fn so_many_requests_are_made_and_their_answers_counted() {
     });
     let mut told = 0;
     let plan = Plan { pipeline: 7, ..plan(&address, Extent::Requests(1001)) };
-    let report = plan.run(Arc::new(AtomicBool::new(false)), |answered| told = answered).unwrap();
+    let report = plan.run(&CancellationToken::new(), |answered| told = answered).unwrap();
     assert_eq!((report.count(), report.hits, report.unsent), (1001, report.gets.count(), 0));
     assert_eq!((report.errors, report.first_error.as_deref()), (report.sets.count(), Some("BUSY later")));
     assert!((300..700).contains(&report.hits), "{report}");
@@ -162,10 +161,14 @@ fn a_server_that_is_slower_than_the_rate_or_goes_away_is_told_of() {
 fn who_asks_to_stop_has_the_figures_so_far() {
     let address = serve(|bytes, stream| stream.write_all(&b"+OK\r\n".repeat(commands(bytes))).unwrap());
     for rate in [None, Some(500.0)] {
-        let stop = Arc::new(AtomicBool::new(false));
-        let plan = Plan { rate, ..plan(&address, Extent::Time(Duration::from_secs(3600))) };
-        let stopping = stop.clone();
-        let report = plan.run(stop, move |answered| stopping.store(answered > 100, Ordering::Relaxed)).unwrap();
+        let stop = CancellationToken::new();
+        let plan = Plan { rate, ..plan(&address, Extent::Time(Duration::MAX)) };
+        let enough = |answered| {
+            if answered > 100 {
+                stop.cancel();
+            }
+        };
+        let report = plan.run(&stop, enough).unwrap();
         assert!(report.count() > 100);
     }
 }

@@ -1,11 +1,11 @@
 //! When requests are due.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_util::sync::CancellationToken;
 
 use super::{Extent, Plan};
 
@@ -31,7 +31,7 @@ enum When {
 /// A moment so long after the first turn.
 struct Until {
     after: Duration,
-    moment: Option<Instant>,
+    begun: Option<Instant>,
 }
 
 /// Tells connections in turn when their requests are due.
@@ -55,18 +55,19 @@ pub fn of(plan: &Plan) -> (Vec<Turns>, Option<Pace>) {
                     (share.end - share.start, Duration::MAX)
                 }
             };
-            Turns { keys: keys(number), when: When::Free { left, until: Until { after, moment: None } }, unsent: 0 }
+            Turns { keys: keys(number), when: When::Free { left, until: Until::new(after) }, unsent: 0 }
         };
         return ((0..plan.connections).map(turns).collect(), None);
     };
     let requests = plan.requests().unwrap_or_default();
-    let after = Duration::from_secs_f64(requests as f64 / rate) + PATIENCE;
+    let seconds = Duration::try_from_secs_f64(requests as f64 / rate);
+    let after = seconds.map_or(Duration::MAX, |seconds| seconds.saturating_add(PATIENCE));
     let (mut turns, mut connections) = (Vec::new(), Vec::new());
     for number in 0..plan.connections {
         let (sender, receiver) = unbounded_channel();
         connections.push(sender);
-        let until = Until { after, moment: None };
-        turns.push(Turns { keys: keys(number), when: When::Due { turns: receiver, until }, unsent: 0 });
+        let when = When::Due { turns: receiver, until: Until::new(after) };
+        turns.push(Turns { keys: keys(number), when, unsent: 0 });
     }
     (turns, Some(Pace { interval: Duration::from_secs_f64(rate.recip()), requests, connections }))
 }
@@ -96,20 +97,22 @@ impl Turns {
 }
 
 impl Until {
+    fn new(after: Duration) -> Self {
+        Self { after, begun: None }
+    }
+
     fn is_over(&mut self, now: Instant) -> bool {
-        let after = self.after;
-        let moment = *self.moment.get_or_insert_with(|| now.checked_add(after).unwrap_or(now));
-        after != Duration::MAX && now >= moment
+        now.duration_since(*self.begun.get_or_insert(now)) >= self.after
     }
 }
 
 impl Pace {
     /// Until all are told. The system's sleep is exact to some 50 µs, a runtime's to a millisecond.
-    pub fn run(self, started: Instant, stop: &AtomicBool) {
+    pub fn run(self, started: Instant, stop: &CancellationToken) {
         for (request, connection) in (0..self.requests).zip(self.connections.iter().cycle()) {
             let due = started + self.interval.mul_f64(request as f64);
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            if stop.load(Ordering::Relaxed) || connection.send(due).is_err() {
+            if stop.is_cancelled() || connection.send(due).is_err() {
                 return;
             }
         }

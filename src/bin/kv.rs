@@ -2,8 +2,6 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -65,17 +63,12 @@ async fn run(args: KvArgs) -> anyhow::Result<ExitCode> {
 /// Runs the plan until it is done or somebody asks to stop; then the figures are of what was done.
 async fn load(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     args.node.check_resolves("HOST:PORT").await?;
-    let (plan, mut signals, stop) = (args.plan()?, StopSignals::listen()?, Arc::new(AtomicBool::new(false)));
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        signals.next().await;
-        stopping.store(true, Ordering::Relaxed);
-    });
+    let (plan, stop) = (args.plan()?, stop_on_signals()?);
     let mut progress = Progress::stderr("requests");
     progress.begin("bench", plan.requests(), 0);
     let work = move || {
         let mut told = 0;
-        plan.run(stop, |answered| {
+        plan.run(&stop, |answered| {
             progress.advance(answered - told, 0);
             told = answered;
         })
@@ -102,22 +95,22 @@ fn tell(done: Result<(transfer::Status, String), Failure>) -> ExitCode {
 
 async fn context(args: &KvArgs, node: &HostPort, patience: Duration) -> anyhow::Result<Context> {
     node.check_resolves("HOST:PORT").await?;
+    let (stop, progress) = (stop_on_signals()?, Progress::stderr("records"));
+    Ok(Context { clock: SystemClock::shared(), stop, progress, timeout: args.timeout, patience })
+}
+
+/// Cancelled by the first signal to stop. The second ends the process as one that did not finish: whoever asks twice does not want to
+/// wait for what is being finished.
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
     let (mut signals, stop) = (StopSignals::listen()?, CancellationToken::new());
     let stopping = stop.clone();
     tokio::spawn(async move {
         signals.next().await;
         stopping.cancel();
-        // Whoever asks twice does not want to wait for what is being finished.
         signals.next().await;
         std::process::exit(transfer::Status::Unfinished as i32);
     });
-    Ok(Context {
-        clock: SystemClock::shared(),
-        stop,
-        progress: Progress::stderr("records"),
-        timeout: args.timeout,
-        patience,
-    })
+    Ok(stop)
 }
 
 async fn shell(args: KvArgs) -> anyhow::Result<Status> {

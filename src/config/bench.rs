@@ -6,7 +6,7 @@ use anyhow::ensure;
 use clap::{Args, ValueEnum};
 
 use super::{HostPort, access};
-use crate::bench::{Extent, Pattern, Plan, Wire};
+use crate::bench::{self, Extent, Pattern, Plan, Wire};
 use crate::record;
 
 const TIME: Duration = Duration::from_secs(10);
@@ -97,7 +97,7 @@ impl BenchArgs {
     /// # Errors
     /// If keys or values would be too long, or there is something wrong with the password.
     pub fn plan(&self) -> anyhow::Result<Plan> {
-        let key_bytes = self.prefix.len() + 12;
+        let key_bytes = self.prefix.len() + bench::KEY_DIGITS;
         ensure!(
             key_bytes <= record::KEY_BYTES_MAX,
             "--prefix is too long: keys have at most {} bytes",

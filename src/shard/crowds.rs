@@ -183,7 +183,7 @@ impl Core {
             let mut alone = None;
             while let Some(Waiting { id, command, caller }) = turn.pop_front() {
                 let pending = group.find(key);
-                match self.try_latched(&mut group, grouped.len(), command, self.clock.now(), pending, None) {
+                match self.try_latched(&mut group, grouped.len(), command, pending, None) {
                     Tried::Answered(outcome) => drop(caller.answer.send(outcome)), // or nobody waits any more
                     Tried::Grouped { .. } => {
                         deadline = deadline.max(caller.deadline);

@@ -117,7 +117,7 @@ impl Group {
 }
 
 impl Core {
-    /// Answers a command if it needs no waiting at all, or takes it into the group.
+    /// Answers a command if it needs no waiting at all, or takes it into the group. `now`: for reads, not before the batch came.
     pub fn try_execute(
         &self,
         serving: &Serving,
@@ -134,7 +134,7 @@ impl Core {
             return Tried::Answered(Err(error));
         }
         if command.is_write() {
-            self.try_write(group, place, command, now)
+            self.try_write(group, place, command)
         } else {
             self.try_read(group, place, command, now)
         }
@@ -173,7 +173,7 @@ impl Core {
         Tried::Answered(Self::reply_read(command, known.found, now))
     }
 
-    fn try_write(&self, group: &mut Group, place: usize, command: Command, now: Timestamp) -> Tried {
+    fn try_write(&self, group: &mut Group, place: usize, command: Command) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
         let pending = group.find(key);
         let is_follower = pending.is_some();
@@ -184,7 +184,7 @@ impl Core {
         if latch.is_none() && !is_follower {
             return Tried::MustWait(command);
         }
-        self.try_latched(group, place, command, now, pending, latch)
+        self.try_latched(group, place, command, pending, latch)
     }
 
     /// Tries a write whose key nobody else may write. `pending`: what the key will be once the group is committed.
@@ -193,11 +193,11 @@ impl Core {
         group: &mut Group,
         place: usize,
         command: Command,
-        now: Timestamp,
         pending: Option<Option<Found>>,
         latch: Option<Latch>,
     ) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
+        let now = self.clock.now(); // under the latch: what others were told before counts
         let is_follower = pending.is_some();
         let known = match pending {
             Some(found) => Known { found, unspilled: None },

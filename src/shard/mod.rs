@@ -431,7 +431,7 @@ impl Shard {
         let (mut group, mut waiting) = (Group::default(), Vec::new());
         let mut waiting_keys: HashSet<Key, RandomState> = HashSet::default();
         let (mut bytes, mut is_too_much) = (0, false);
-        let now = self.core.clock.now(); // nothing here takes long
+        let now = self.core.clock.now(); // a batch's reads are of one moment
         let mut commands = commands.into_iter();
         for i in 0.. {
             if i % PREFETCHED == 0 && commands.len() >= PREFETCHED_MIN {

@@ -8,6 +8,8 @@ mod certificates;
 mod chaos;
 mod chart;
 mod manifests;
+#[path = "../it/support/ports.rs"]
+mod ports;
 #[path = "../it/support/process.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod process;
@@ -16,11 +18,10 @@ mod sets;
 mod start;
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
+
+use ports::free_port;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,15 +48,4 @@ fn text(name: &str) -> String {
 /// Past what the test runner captures.
 fn skip(what: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: {reason}");
-}
-
-/// Below those that the system gives to clients, and never the same twice.
-fn free_port() -> u16 {
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(12_000..30_000)));
-    loop {
-        let port = NEXT.fetch_add(1, Ordering::Relaxed);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }

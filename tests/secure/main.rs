@@ -4,6 +4,8 @@
 
 mod certificates;
 mod passwords;
+#[path = "../it/support/ports.rs"]
+mod ports;
 #[path = "../it/support/process.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod process;
@@ -11,25 +13,13 @@ mod redis;
 mod requests;
 mod tls;
 
-use std::net::TcpListener;
 use std::process::Output;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
+
+use ports::free_port;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Below those that the system gives to clients, of which there are many here; and never the same twice.
-fn free_port() -> u16 {
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(12_000..30_000)));
-    loop {
-        let port = NEXT.fetch_add(1, Ordering::Relaxed);
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 /// Waits until it is so.
 fn eventually(what: &str, is_so: impl Fn() -> bool) {

@@ -83,11 +83,9 @@ fn a_crowd_waits_for_loads_and_for_room_as_one_writer_does() {
 #[test]
 fn whoever_leaves_in_time_was_not_done() {
     run(async {
-        let mut setup = Setup::new(10).journaled();
         let disk = MemoryDisk::new();
-        let journal = setup.journal.as_mut().unwrap();
-        journal.memory = Some(disk.clone());
-        journal.options.fsync = Fsync::Always;
+        let mut setup = Setup::new(10).journaled_on(&disk);
+        setup.journal.as_mut().unwrap().options.fsync = Fsync::Always;
         let rig = setup.start().await;
         rig.put("k", "0").await;
         // The tier is away, so that the first holds the latch as long as it waits for its load.

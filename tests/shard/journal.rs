@@ -385,11 +385,10 @@ fn a_stop_while_the_tier_is_away_leaves_the_rest_to_the_journal() {
 /// the journal, over a newer row.
 #[test]
 fn what_is_spilled_is_synced_first_whatever_the_writes_wait_for() {
-    let mut setup = Setup::new(1).journaled();
-    let (disk, tier) = (MemoryDisk::new(), setup.tier.clone().unwrap());
-    let journal = setup.journal.as_mut().unwrap();
-    journal.memory = Some(disk.clone());
-    journal.options.fsync = Fsync::Never;
+    let disk = MemoryDisk::new();
+    let mut setup = Setup::new(1).journaled_on(&disk);
+    let tier = setup.tier.clone().unwrap();
+    setup.journal.as_mut().unwrap().options.fsync = Fsync::Never;
     crash_after(&setup, async |rig| {
         rig.put("k", "old").await;
         rig.put("k", "older than what follows").await;

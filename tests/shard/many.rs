@@ -232,11 +232,9 @@ fn last_segment(disk: &MemoryDisk) -> (String, Vec<u8>, usize) {
 fn after_a_crash_all_of_a_command_on_several_keys_is_there_or_nothing() {
     let (mut moved, mut stored) = ([0, 0], [0, 0]);
     for step in 0.. {
-        let mut setup = Setup::new(1).journaled();
         let disk = MemoryDisk::new();
-        let journal = setup.journal.as_mut().unwrap();
-        journal.memory = Some(disk.clone());
-        journal.options.segment_bytes = 1 << 20;
+        let mut setup = Setup::new(1).journaled_on(&disk);
+        setup.journal.as_mut().unwrap().options.segment_bytes = 1 << 20;
         let mut begin = 0;
         crash_after(&setup, async |rig| {
             rig.put_spilled("{s}a", "of a").await;

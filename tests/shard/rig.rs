@@ -136,6 +136,12 @@ impl Setup {
         self
     }
 
+    /// With a journal on a disk in memory, which can be made to fail.
+    pub fn journaled_on(mut self, disk: &MemoryDisk) -> Self {
+        self.journal = Some(JournalSetup { memory: Some(disk.clone()), ..JournalSetup::new() });
+        self
+    }
+
     pub fn mode(mut self, mode: WriteMode) -> Self {
         self.options.write_mode = mode;
         self

@@ -362,9 +362,8 @@ async fn an_update_that_waited_for_room_still_knows_the_key() {
 /// R2: a refusal that has seen what was not committed is told only if that is.
 #[test]
 fn what_a_group_that_failed_would_have_been_is_not_told() {
-    let mut setup = Setup::new(10).journaled();
     let disk = MemoryDisk::new();
-    setup.journal.as_mut().unwrap().memory = Some(disk.clone());
+    let setup = Setup::new(10).journaled_on(&disk);
     run(async {
         let rig = setup.start().await;
         tokio::time::sleep(Duration::from_millis(300)).await; // until the journal has marked its end
@@ -382,9 +381,8 @@ fn what_a_group_that_failed_would_have_been_is_not_told() {
 /// R23: of a write whose sync failed nobody knows, but who only saw it has done nothing, and may ask again.
 #[test]
 fn who_has_seen_a_write_whose_sync_failed_has_done_nothing() {
-    let mut setup = Setup::new(10).journaled();
     let disk = MemoryDisk::new();
-    setup.journal.as_mut().unwrap().memory = Some(disk.clone());
+    let setup = Setup::new(10).journaled_on(&disk);
     run(async {
         let rig = setup.start().await;
         tokio::time::sleep(Duration::from_millis(300)).await; // until the journal has marked its end

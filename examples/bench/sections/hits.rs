@@ -1,10 +1,9 @@
 //! What a hit costs: a secondary as a pure cache, beside the caches that people know.
 
-use crate::cluster::Cluster;
+use crate::caches::Caches;
 use crate::load::{self, measure, mixed};
 use crate::page::Chapter;
 use crate::plot::bars;
-use crate::process::Server;
 use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, turns};
 use crate::{Bench, OURS, Outcome};
 
@@ -19,18 +18,13 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         "Nine GETs to a SET, uniform over 100,000 keys, from 50 connections straight to one server: a secondary as a pure cache, which was given its slots by a \
          primary that then stands aside, and the others as caches that keep nothing.",
     );
-    let cluster = Cluster::start("none", 1_000_000).await?;
-    let mut peers = Vec::new();
-    for peer in bench.peers.caches() {
-        peers.push((peer.kind.to_string(), peer.start(&[]).await?));
-    }
-    let mut sides: Vec<(&str, &Server)> = vec![(OURS, cluster.secondary()?)];
-    sides.extend(peers.iter().map(|(name, server)| (name.as_str(), server)));
+    let caches = Caches::start(bench).await?;
+    let sides = caches.sides()?;
     for (_, server) in &sides {
         load::fill(server, KEYS)?;
         chapter.command(&server.command);
     }
-    let names: Vec<&str> = peers.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = sides.iter().skip(1).map(|(name, _)| *name).collect();
     let mut plotted = Vec::new();
     for (pipeline, goal) in PIPELINES {
         let mut samples = Sides::new();

@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 use overspill::bench::{Extent, Plan};
 
-use crate::cluster::Cluster;
+use crate::caches::Caches;
 use crate::load::{self, Sample, measure, mixed};
 use crate::page::Chapter;
 use crate::plot::{Line, lines};
 use crate::process::Server;
 use crate::rounds::{Sides, turns};
-use crate::{Bench, OURS, Outcome};
+use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "Latency";
 const KEYS: u64 = 100_000;
@@ -27,13 +27,8 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         "The load of the hits with an open loop: so many requests are due each second, and a latency counts from then, so that nobody's waiting is hidden. The 99th percentile in \
          microseconds, median of the rounds; the client takes its part of the cores, most at high rates, alike for all. `–`: less than 99 % were answered.",
     );
-    let cluster = Cluster::start("none", 1_000_000).await?;
-    let mut peers = Vec::new();
-    for peer in bench.peers.caches() {
-        peers.push((peer.kind.to_string(), peer.start(&[]).await?));
-    }
-    let mut sides: Vec<(&str, &Server)> = vec![(OURS, cluster.secondary()?)];
-    sides.extend(peers.iter().map(|(name, server)| (name.as_str(), server)));
+    let caches = Caches::start(bench).await?;
+    let sides = caches.sides()?;
     for (_, server) in &sides {
         load::fill(server, KEYS)?;
     }

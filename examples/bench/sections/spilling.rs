@@ -1,10 +1,8 @@
 //! Whether hits feel that records are spilled beside them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use overspill::bench::{Extent, Pattern, Plan};
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use crate::callers::{connect, shard_stats};
 use crate::cluster::Cluster;
@@ -105,11 +103,11 @@ fn writers(secondary: &Server, prefix: &str, keys: u64) -> Plan {
 
 /// Does something while a load runs.
 async fn beside<T>(load: Option<Plan>, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = CancellationToken::new();
     let stopping = stop.clone();
-    let running = load.map(|plan| spawn_blocking(move || plan.run(stopping, |_| {})));
+    let running = load.map(|plan| spawn_blocking(move || plan.run(&stopping, |_| {})));
     let done = work();
-    stop.store(true, Ordering::Relaxed);
+    stop.cancel();
     if let Some(running) = running {
         let report = running.await??;
         if let Some(error) = report.first_error {

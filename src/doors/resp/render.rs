@@ -32,11 +32,11 @@ pub(super) fn write(shape: Shape, answer: Result<Answer, String>, encoder: &mut 
     match shape {
         Shape::AllStored { .. } => encoder.simple("OK"),
         Shape::Sum { .. } => encoder.integer(answer.done),
-        Shape::Values { .. } => {
+        // Values: what is single is not gathered.
+        _ => {
             encoder.array(answer.replies.len());
             answer.replies.into_iter().for_each(|reply| write_one(Shape::Value, reply, encoder));
         }
-        _ => answer.replies.into_iter().for_each(|reply| write_one(shape, reply, encoder)),
     }
 }
 

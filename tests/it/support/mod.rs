@@ -4,17 +4,15 @@ pub mod client;
 pub mod cluster;
 pub mod database;
 pub mod mariadb;
+pub mod ports;
 pub mod process;
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
+
+pub use ports::free_port;
 
 /// For whatever should take a moment: long, since test machines are slow; a pass does not wait for it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// Asks until `probe` answers something, or panics with `what` was waited for.
 pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
