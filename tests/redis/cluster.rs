@@ -66,7 +66,7 @@ fn the_map_has_the_form_that_redis_gives_it() {
     if !has("redis-server") {
         return;
     }
-    let (redis, ours) = (Redis::start(&["--cluster-enabled", "yes"]), Ours::start(1, 25));
+    let (redis, ours) = (Redis::clustered(), Ours::start(1, 25));
     assert_eq!(Wire::connect(redis.port).line("CLUSTER ADDSLOTSRANGE 0 16383"), "+OK");
     // What stands in it differs: only types, counts and names are compared.
     let form = |reply: &str| -> Vec<String> {

@@ -253,7 +253,7 @@ fn a_secondary_in_cluster_mode_answers_for_its_slots_as_redis_does() {
     if !has("redis-server") {
         return;
     }
-    let (redis, ours, seed) = (Redis::start(&["--cluster-enabled", "yes"]), Ours::start(1, CAPACITY), seed());
+    let (redis, ours, seed) = (Redis::clustered(), Ours::start(1, CAPACITY), seed());
     assert_eq!(Wire::connect(redis.port).line("CLUSTER ADDSLOTSRANGE 0 16383"), "+OK");
     let started = Instant::now();
     while !Wire::connect(redis.port).line("CLUSTER INFO").contains("cluster_state:ok") {

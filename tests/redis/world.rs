@@ -51,6 +51,13 @@ impl Redis {
         }
         redis
     }
+
+    /// One in cluster mode, without slots.
+    pub fn clustered() -> Self {
+        // Where it would meet other members: left to itself, that may be a port of some client.
+        let bus = free_port().to_string();
+        Self::start(&["--cluster-enabled", "yes", "--cluster-port", &bus])
+    }
 }
 
 impl Drop for Redis {
