@@ -2,8 +2,9 @@
 //! tasks do.
 
 use std::any::Any;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -67,6 +68,20 @@ impl Tasks {
     }
 }
 
+/// Lets the tasks that are ready run first. Unlike `yield_now` of tokio, it does not look for what else has become ready.
+pub async fn go_last() {
+    let mut has_been_last = false;
+    poll_fn(|context| {
+        if has_been_last {
+            return Poll::Ready(());
+        }
+        has_been_last = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Logs what a task said when it panicked.
 pub fn log_panic(task: &'static str, panic: &(dyn Any + Send)) {
     let reason = panic.downcast_ref::<String>().map(String::as_str);
@@ -97,6 +112,9 @@ impl Blocking for Threads {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[tokio::test]
@@ -107,6 +125,21 @@ mod tests {
         tasks.spawn("panics", async { panic!("on purpose") });
         assert!(tasks.shutdown(Duration::from_secs(5)).await);
         assert!(tasks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_last_lets_all_others_run_first() {
+        let others = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&others);
+        let last = tokio::spawn(async move {
+            go_last().await;
+            seen.load(Ordering::Relaxed)
+        });
+        for _ in 0..100 {
+            let others = Arc::clone(&others);
+            tokio::spawn(async move { others.fetch_add(1, Ordering::Relaxed) });
+        }
+        assert_eq!(last.await.unwrap(), 100);
     }
 
     #[tokio::test(start_paused = true)]

@@ -190,19 +190,19 @@ impl State {
         )
     }
 
-    /// Has `put` add to the group that takes `bytes` more, and counts them.
-    pub(super) fn put(&mut self, bytes: usize, put: impl FnOnce(&mut Group)) {
+    /// Has `put` add to the group that takes `bytes` more, and counts them. Tells how that group will end.
+    pub(super) fn put(&mut self, bytes: usize, put: impl FnOnce(&mut Group)) -> Arc<Outcome> {
         let is_open = |group: &Group| group.frame.payload_bytes() + bytes <= GROUP_BYTES;
         if !self.queue.back().is_some_and(is_open) {
             let mut group = Group::default();
             group.frame = self.spare.pop().unwrap_or_default();
             self.queue.push_back(group);
         }
-        if let Some(group) = self.queue.back_mut() {
-            self.buffered_bytes += bytes as u64;
-            group.bytes += bytes as u64;
-            put(group);
-        }
+        let Some(group) = self.queue.back_mut() else { return Arc::default() }; // there is one
+        self.buffered_bytes += bytes as u64;
+        group.bytes += bytes as u64;
+        put(group);
+        Arc::clone(&group.outcome)
     }
 
     pub(super) fn note_confirmed(&mut self, bytes: u64) {

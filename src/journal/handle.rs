@@ -300,17 +300,16 @@ impl Shared {
             self.look_at_checkpoint(state);
             return Err(AppendError::Full(reason));
         }
-        let mut outcome = Arc::default();
         let era = state.era.clone();
         if entries == 0 {
-            Outcome::end(&outcome, Ok(()));
+            let outcome: Arc<Outcome> = Arc::default();
+            outcome.end(Ok(()));
             return Ok(Pending { outcome, _era: era });
         }
-        state.put(bytes, |group| {
+        let outcome = state.put(bytes, |group| {
             group.traces.add(write(&mut group.frame));
             group.entries += entries;
             group.appends += 1;
-            outcome = group.outcome.clone();
         });
         drop(state);
         self.work.notify_one();

@@ -13,7 +13,7 @@ use super::core::Core;
 use super::group::{Answered, Group};
 use crate::replication::Appended;
 use crate::sync::oneshot;
-use crate::task::log_panic;
+use crate::task::{go_last, log_panic};
 
 /// A group on its way to being committed. Nobody may cancel it (R5).
 pub(super) struct Work {
@@ -24,13 +24,24 @@ pub(super) struct Work {
     pub answers: oneshot::Sender<Vec<Answered>>,
 }
 
+/// So many groups are applied before those who waited for them have their turn: the first clients are answered, and ask for
+/// more, while the groups of others are still being applied.
+const TURN: usize = 4;
+
 /// Runs until `stop`, and then until nothing is left.
 pub(super) async fn run(core: &Core, mut queue: mpsc::UnboundedReceiver<Work>, stop: &CancellationToken) {
+    let mut applied = 0;
     loop {
         tokio::select! {
             biased;
             work = queue.recv() => match work {
-                Some(work) => apply(core, work).await,
+                Some(work) => {
+                    apply(core, work).await;
+                    applied += 1;
+                    if applied % TURN == 0 {
+                        go_last().await;
+                    }
+                }
                 None => return,
             },
             () = stop.cancelled() => queue.close(), // what is in it is still received

@@ -88,7 +88,9 @@ use crate::tier::SharedTier;
 /// How long the tasks may take to end once nothing is left to do; a statement under way has its own time-out.
 const TASKS_END_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Stands for a reply until it comes; seen only if the work on it ended badly.
+/// Stands for a reply until it comes.
+const TO_COME: Error = Error::Unknown(String::new());
+/// Why it never came: a panic.
 const UNANSWERED: &str = "the work on this command ended without an answer";
 
 /// When a write reaches the tier.
@@ -371,6 +373,9 @@ impl Service for Shard {
                 *place = answer;
             }
         }
+        for reply in replies.iter_mut().filter(|reply| **reply == Err(TO_COME)) {
+            *reply = Err(Error::Unknown(UNANSWERED.to_owned()));
+        }
         replies
     }
 }
@@ -458,12 +463,12 @@ impl Shard {
                 Tried::Grouped { bytes: size } => {
                     bytes += size;
                     is_too_much |= bytes > REPLIES_BYTES_MAX;
-                    replies.push(Err(Error::Unknown(UNANSWERED.to_owned())));
+                    replies.push(Err(TO_COME));
                 }
                 Tried::MustWait(command) => {
                     waiting_keys.extend(keys_of(&command));
                     waiting.push((i, command));
-                    replies.push(Err(Error::Unknown(UNANSWERED.to_owned())));
+                    replies.push(Err(TO_COME));
                 }
             }
         }
