@@ -3,12 +3,14 @@
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,11 +47,15 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tracker.spawn(async move {
-            if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-                log_panic(name, &*panic);
-            }
-        });
+        self.tracker.spawn(logged(name, future));
+    }
+
+    /// As [`Tasks::spawn`], on another runtime.
+    pub fn spawn_on<F>(&self, runtime: &Handle, name: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tracker.spawn_on(logged(name, future), runtime);
     }
 
     /// Starts a piece of work that nobody may cancel; its answer may be waited for or not (R5).
@@ -65,6 +71,39 @@ impl Tasks {
         self.token.cancel();
         self.tracker.close();
         tokio::time::timeout(timeout, self.tracker.wait()).await.is_ok()
+    }
+}
+
+async fn logged(name: &'static str, future: impl Future<Output = ()>) {
+    if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
+        log_panic(name, &*panic);
+    }
+}
+
+/// A thread with a runtime of its own, for work in the background: it does not wait until requests are answered, nor they until it
+/// is done. What still runs there when this is dropped is dropped too, soon after.
+#[derive(Debug)]
+pub struct SideThread(Option<Runtime>);
+
+impl SideThread {
+    /// # Errors
+    /// If the system has no thread to give.
+    pub fn start(name: &str) -> io::Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        Ok(Self(Some(builder.worker_threads(1).thread_name(name).enable_all().build()?)))
+    }
+
+    /// `None` while it is being dropped.
+    pub fn runtime(&self) -> Option<&Handle> {
+        self.0.as_ref().map(Runtime::handle)
+    }
+}
+
+impl Drop for SideThread {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background(); // a runtime must not be waited for in a task
+        }
     }
 }
 

@@ -46,7 +46,8 @@ pub struct SecondaryArgs {
     #[arg(default_value = "lru", value_name = "POLICY")]
     pub policy: PolicyKind,
 
-    /// Worker threads; about one for each core that the secondary may use
+    /// Worker threads; about one for each core that the secondary may use. With a tier, one more
+    /// writes to it
     #[arg(default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "THREADS")]
     pub threads: u16,
 

@@ -17,7 +17,7 @@ use crate::journal::{self, Directory, Progress};
 use crate::record::JournalId;
 use crate::rpc::Role;
 use crate::shard::{Durability, Shard, ShardOptions, Stopped, UncleanStop};
-use crate::task::Threads;
+use crate::task::{SideThread, Threads};
 
 /// How often a long recovery tells how far it is.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
@@ -53,6 +53,8 @@ pub struct Secondary {
     shard: Shard,
     door: JoinHandle<()>,
     stop: CancellationToken,
+    /// Of the spiller; it ends with the secondary.
+    _side_thread: Option<SideThread>,
 }
 
 impl Secondary {
@@ -63,6 +65,12 @@ impl Secondary {
     pub async fn start(options: SecondaryOptions) -> anyhow::Result<Self> {
         let (listener, address) = listen(&options.bind, options.port, &options.door).await?;
         let tier = options.tier.open();
+        let side_thread = tier.as_ref().map(|_| SideThread::start("spiller")).transpose();
+        let side_thread = side_thread.context("can't start the spiller's thread")?;
+        let tier = match side_thread.as_ref().and_then(SideThread::runtime) {
+            Some(runtime) => tier.map(|tier| tier.at_home_on(runtime)),
+            None => tier,
+        };
         let described = tier.as_ref().map_or_else(|| "none".to_owned(), |tier| tier.describe());
         let ShardOptions { capacity, policy, write_mode, .. } = options.shard;
         let shard = match (tier, options.journal) {
@@ -79,7 +87,7 @@ impl Secondary {
         let door_options = doors::Options { role: Role::Secondary, port: address.port(), ..options.door };
         let door = Door::new(shard.clone(), shard.clone(), shard.clone(), door_options);
         let door = tokio::spawn(doors::serve(listener, Arc::new(door), stop.clone()));
-        Ok(Self { address, shard, door, stop })
+        Ok(Self { address, shard, door, stop, _side_thread: side_thread })
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -422,13 +423,21 @@ impl Core {
             if let Some(admitted) = admit() {
                 return Ok(admitted);
             }
-            let look_again = (Instant::now() + ROOM_POLL).min(deadline);
-            if timeout_at(look_again, progress).await.is_err() && look_again == deadline {
-                self.counters.busy.add(1);
-                let reason = "memory is full of records that the tier has not taken yet";
-                return Err(Error::Busy(reason.to_owned()));
-            }
+            self.until_progress(progress, deadline).await?;
         }
+    }
+
+    /// Waits for the tier's next step, after which there may be room.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] at the deadline.
+    pub async fn until_progress(&self, progress: Notified<'_>, deadline: Instant) -> Result<(), Error> {
+        let look_again = (Instant::now() + ROOM_POLL).min(deadline);
+        if timeout_at(look_again, progress).await.is_err() && look_again == deadline {
+            self.counters.busy.add(1);
+            return Err(Error::Busy("memory is full of records that the tier has not taken yet".to_owned()));
+        }
+        Ok(())
     }
 
     /// Waits until the tier has a version of a key, or a newer one.

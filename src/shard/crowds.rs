@@ -189,11 +189,11 @@ impl Core {
                         deadline = deadline.max(caller.deadline);
                         grouped.push(caller);
                     }
-                    Tried::MustWait(command) if group.is_empty() => {
+                    Tried::MustWait(command) | Tried::NoRoom(command) if group.is_empty() => {
                         alone = Some((command, caller));
                         break;
                     }
-                    Tried::MustWait(command) => {
+                    Tried::MustWait(command) | Tried::NoRoom(command) => {
                         turn.push_front(Waiting { id, command, caller });
                         break;
                     }

@@ -27,8 +27,10 @@ pub(super) enum Tried {
     Grouped {
         bytes: usize,
     },
-    /// It has to wait for a latch, room or the tier.
+    /// It has to wait for a latch or the tier, or for a group that has room for it.
     MustWait(Command),
+    /// It has to wait for room in memory, and so does whatever comes after it.
+    NoRoom(Command),
 }
 
 /// Outcomes that are proposed and not committed. Holds the latches of their keys.
@@ -212,8 +214,10 @@ impl Core {
         }
         // Room first: once proposed, an effect must be applied.
         let payload_bytes = payload_bytes(&command, known.found.as_ref());
-        let admission = self.store.admit(payload_bytes).filter(|_| group.has_room(payload_bytes));
-        let Some(admission) = admission else { return Tried::MustWait(command) };
+        if !group.has_room(payload_bytes) {
+            return Tried::MustWait(command);
+        }
+        let Some(admission) = self.store.admit(payload_bytes) else { return Tried::NoRoom(command) };
         let Some(Outcome { reply, mutation }) = evaluate(command, known.found, now) else {
             return Tried::Answered(Err(Error::Invalid("this command is not about a key".to_owned())));
         };

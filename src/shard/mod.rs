@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | steward | carries out assignments | on stop |
 //! | applier | applies what the log has committed | on stop, when nothing is left |
-//! | spiller | writes what leaves memory into the tier | on stop, after draining |
+//! | spiller | writes what leaves memory into the tier, where the tier is at home | on stop, after draining |
 //! | loader ×3 | reads records back | on stop |
 //! | expirer | deletes what has expired | on stop |
 //! | filter | reads the keys that have rows, once an assignment | when done |
@@ -49,9 +49,11 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec;
 
 use foldhash::fast::RandomState;
 use futures::future::{join, join_all};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, SetOnce, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -257,7 +259,8 @@ impl Shard {
             tasks.spawn("loader", async move { core.loader.run(&core, &tier, &stop).await });
         }
         let (steward, tier, stop) = (Arc::clone(&self.steward), tier.clone(), self.stop.clone());
-        tasks.spawn("spiller", async move {
+        let home = tier.home().cloned().unwrap_or_else(Handle::current);
+        tasks.spawn_on(&home, "spiller", async move {
             let (core, fence, set_aside) = (&steward.core, &steward.fence, &steward.set_aside);
             Spiller { core, tier: &tier, fence, set_aside, stop: &stop }.run().await;
         });
@@ -334,16 +337,18 @@ impl Service for Shard {
         if let Err(error) = serving.check_epoch(batch.epoch) {
             return batch.commands.iter().map(|_| Err(error.clone())).collect();
         }
-        let Sorted { mut replies, group, waiting, bytes } = self.sort_out(&serving, batch.commands);
+        let commands = batch.commands.len();
+        let Sorted { mut replies, group, waiting, bytes, rest } =
+            self.sort_out(&serving, Rest { stuck: None, others: batch.commands.into_iter() }, 0, 0);
         if let Some(request) = request::current() {
-            let (commands, waiting) = (replies.len(), waiting.len());
+            let waiting = waiting.len();
             tracing::debug!(target: request::TARGET, %request, commands, waiting, "executed");
         }
-        if group.is_empty() && waiting.is_empty() {
+        if group.is_empty() && waiting.is_empty() && rest.is_empty() {
             return replies;
         }
         let deadline = Instant::now() + batch.timeout;
-        let waiting = match alone_in_crowd(&self.core, replies.len(), waiting) {
+        let waiting = match alone_in_crowd(&self.core, commands, waiting) {
             Ok((key, command)) => {
                 return vec![self.core.write_in_crowd(key, command, deadline, Some(in_flight)).await];
             }
@@ -352,22 +357,24 @@ impl Service for Shard {
         let appended = group.append(&self.core.log);
         // R5: from here on nothing may be cancelled by the caller.
         let answers = match appended {
-            Ok(appended) if waiting.is_empty() && !self.core.is_write_through() => {
+            Ok(appended) if waiting.is_empty() && rest.is_empty() && !self.core.is_write_through() => {
                 self.apply_in_order(group, appended, deadline, in_flight).await
             }
             appended => {
-                let shard = self.clone();
+                let (shard, next) = (self.clone(), replies.len());
                 let work = self.core.tasks.spawn_work(request::within(request::trace(), async move {
                     let _in_flight = in_flight;
                     let grouped = shard.core.commit_group(group, appended, deadline);
                     let waiting = shard.execute_waiting(&serving, waiting, bytes, deadline);
                     let (mut answers, more) = join(grouped, waiting).await;
                     answers.extend(more);
+                    shard.execute_rest(&serving, rest, next, bytes, deadline, &mut answers).await;
                     answers
                 }));
                 work.await.unwrap_or_default()
             }
         };
+        replies.resize_with(commands, || Err(TO_COME));
         for (i, answer) in answers {
             if let Some(place) = replies.get_mut(i) {
                 *place = answer;
@@ -395,14 +402,32 @@ const PREFETCHED_MIN: usize = 4;
 /// A command that has to wait, with its place in the batch.
 type Waiting = (usize, Command);
 
-/// A batch after everything was tried that needs no waiting.
+/// Commands of a batch that are still to be tried: all from one on.
+struct Rest {
+    /// The first of them, if there was no room in memory for it.
+    stuck: Option<Command>,
+    others: vec::IntoIter<Command>,
+}
+
+impl Rest {
+    fn is_empty(&self) -> bool {
+        self.stuck.is_none() && self.others.len() == 0
+    }
+
+    fn next(&mut self) -> Option<Command> {
+        self.stuck.take().or_else(|| self.others.next())
+    }
+}
+
+/// A batch, or its rest, after everything was tried that needs no waiting, up to the first command that there is no room for.
 struct Sorted {
     /// In their places; an error stands where a reply is still to come.
     replies: Replies,
     group: Group,
     waiting: Vec<Waiting>,
-    /// Of the replies.
+    /// Of all replies of the batch so far.
     bytes: usize,
+    rest: Rest,
 }
 
 /// Whether the reply may be large, and nothing is lost if it is not given.
@@ -429,20 +454,20 @@ impl Shard {
         answered.await.unwrap_or_default()
     }
 
-    /// Tries all commands. One goes to those that wait if an earlier one on its key did: commands on one key keep their order, as
-    /// those on several keys do, which always wait.
-    fn sort_out(&self, serving: &Serving, commands: Vec<Command>) -> Sorted {
-        let mut replies = Vec::with_capacity(commands.len());
+    /// Tries all commands, whose places are `first` and those after it. One goes to those that wait if an earlier one on its key
+    /// did: commands on one key keep their order, as those on several keys do, which always wait. `bytes`: of the batch's replies
+    /// before.
+    fn sort_out(&self, serving: &Serving, mut rest: Rest, first: usize, mut bytes: usize) -> Sorted {
+        let mut replies = Vec::with_capacity(rest.others.len() + 1);
         let (mut group, mut waiting) = (Group::default(), Vec::new());
         let mut waiting_keys: HashSet<Key, RandomState> = HashSet::default();
-        let (mut bytes, mut is_too_much) = (0, false);
+        let mut is_too_much = false;
         let now = self.core.clock.now(); // a batch's reads are of one moment
-        let mut commands = commands.into_iter();
-        for i in 0.. {
-            if i % PREFETCHED == 0 && commands.len() >= PREFETCHED_MIN {
-                self.core.store.prefetch(commands.as_slice().iter().filter_map(Command::key));
+        for i in first.. {
+            if (i - first).is_multiple_of(PREFETCHED) && rest.others.len() >= PREFETCHED_MIN {
+                self.core.store.prefetch(rest.others.as_slice().iter().filter_map(Command::key));
             }
-            let Some(command) = commands.next() else { break };
+            let Some(command) = rest.next() else { break };
             let must_wait = !waiting_keys.is_empty() && command.key().is_some_and(|key| waiting_keys.contains(key));
             let is_refusable = is_refusable(&command);
             let tried = match must_wait {
@@ -470,9 +495,48 @@ impl Shard {
                     waiting.push((i, command));
                     replies.push(Err(TO_COME));
                 }
+                Tried::NoRoom(command) => {
+                    rest.stuck = Some(command);
+                    break;
+                }
             }
         }
-        Sorted { replies, group, waiting, bytes }
+        Sorted { replies, group, waiting, bytes, rest }
+    }
+
+    /// Waits for room in memory (R15), and then tries what is left of a batch as it tried the batch: so many writers wait for room
+    /// at a time that each must cost little. `next`: the place of the first.
+    async fn execute_rest(
+        &self,
+        serving: &Serving,
+        mut rest: Rest,
+        mut next: usize,
+        mut bytes: usize,
+        deadline: Instant,
+        answers: &mut Vec<Answered>,
+    ) {
+        while !rest.is_empty() {
+            let progress = self.core.progress.notified();
+            let sorted = self.sort_out(serving, rest, next, bytes);
+            (rest, bytes) = (sorted.rest, sorted.bytes);
+            if sorted.replies.is_empty() {
+                if let Err(busy) = self.core.until_progress(progress, deadline).await {
+                    drop(rest.stuck.take());
+                    answers.push((next, Err(busy)));
+                    next += 1; // those behind it may still be reads
+                }
+                continue;
+            }
+            let tried = sorted.replies.into_iter().enumerate();
+            let at = next;
+            next += tried.len();
+            answers.extend(tried.filter(|(_, reply)| *reply != Err(TO_COME)).map(|(i, reply)| (at + i, reply)));
+            let appended = sorted.group.append(&self.core.log);
+            let grouped = self.core.commit_group(sorted.group, appended, deadline);
+            let waiting = self.execute_waiting(serving, sorted.waiting, bytes, deadline);
+            let (grouped, waiting) = join(grouped, waiting).await;
+            answers.extend(grouped.into_iter().chain(waiting));
+        }
     }
 
     /// `bytes`: of what the batch is answered already.

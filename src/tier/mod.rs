@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+use tokio::runtime::Handle;
+
 use crate::cluster::{Fence, FenceToken, ShardName, TierId};
 use crate::command::Effect;
 use crate::record::{Key, Lsn, Record, Timestamp, Version};
@@ -149,11 +151,24 @@ pub enum TierError {
 
 /// A tier that several tasks share.
 #[derive(Clone)]
-pub struct SharedTier(Arc<dyn Tier>);
+pub struct SharedTier {
+    tier: Arc<dyn Tier>,
+    home: Option<Handle>,
+}
 
 impl SharedTier {
     pub fn new(tier: impl Tier) -> Self {
-        Self(Arc::new(tier))
+        Self { tier: Arc::new(tier), home: None }
+    }
+
+    /// The same, with its spiller on another runtime than the tasks that answer requests.
+    pub fn at_home_on(self, runtime: &Handle) -> Self {
+        Self { home: Some(runtime.clone()), ..self }
+    }
+
+    /// Where its spiller runs; `None`: wherever the shard is started.
+    pub fn home(&self) -> Option<&Handle> {
+        self.home.as_ref()
     }
 }
 
@@ -161,7 +176,7 @@ impl std::ops::Deref for SharedTier {
     type Target = dyn Tier;
 
     fn deref(&self) -> &Self::Target {
-        &*self.0
+        &*self.tier
     }
 }
 

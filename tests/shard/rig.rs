@@ -18,6 +18,7 @@ use overspill::slots::SlotSet;
 use overspill::task::Threads;
 use overspill::tier::SharedTier;
 use overspill::tier::memory::MemoryTier;
+use tokio::runtime::Handle;
 
 /// How long a condition may take to come true, and a command to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -66,6 +67,8 @@ pub struct Setup {
     pub clock: Arc<ManualClock>,
     pub assignment: Assignment,
     pub journal: Option<JournalSetup>,
+    /// Where its spiller runs, if not where the test does.
+    pub home: Option<Handle>,
 }
 
 /// Where a shard under test has its journal.
@@ -128,6 +131,7 @@ impl Setup {
                 accept_loss: false,
             },
             journal: None,
+            home: None,
         }
     }
 
@@ -151,7 +155,10 @@ impl Setup {
     pub fn spawn(&self) -> Rig {
         // Relaxed: only uniqueness counts.
         let options = ShardOptions { seed: LIVES.fetch_add(1, Ordering::Relaxed), ..self.options.clone() };
-        let tier = self.tier.clone().map(SharedTier::new);
+        let tier = self.tier.clone().map(SharedTier::new).map(|tier| match &self.home {
+            Some(home) => tier.at_home_on(home),
+            None => tier,
+        });
         let clock = Arc::<ManualClock>::clone(&self.clock);
         let shard = match &self.journal {
             Some(journal) => Shard::recover(options, tier.unwrap(), clock, journal.open()).unwrap(),
@@ -229,6 +236,15 @@ impl Rig {
     pub async fn put(&self, k: &str, v: impl AsRef<[u8]>) -> Version {
         let Reply::Stored(version) = self.one(put_command(k, v)).await.unwrap() else { panic!("not stored") };
         version
+    }
+
+    /// As much as memory and its backlog take while the tier takes nothing.
+    pub async fn fill(&self) {
+        let mut filled = 0;
+        while self.one_within(put_command(&format!("fill{filled}"), "x"), 20).await.is_ok() {
+            filled += 1;
+            assert!(filled < 100_000, "memory has no bound");
+        }
     }
 
     pub async fn put_if(&self, k: &str, v: &str, condition: Condition) -> Reply {

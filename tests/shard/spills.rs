@@ -5,9 +5,11 @@ use std::time::Duration;
 use overspill::cluster::Member;
 use overspill::command::{Command, Place, Reply};
 use overspill::service::Error;
+use overspill::shard::WriteMode;
+use overspill::task::SideThread;
 use overspill::tier::memory::CommitFault;
 
-use crate::rig::{Rig, Setup, key, put_command, until};
+use crate::rig::{Rig, Setup, get_command, key, put_command, until};
 
 async fn until_flush_is_held(rig: &Rig) {
     rig.until_stats("something is on its way out", |stats| stats.records_spilling + stats.tombstones > 0).await;
@@ -137,6 +139,72 @@ async fn writes_wait_and_then_are_busy_while_memory_is_full_of_what_the_tier_doe
     for name in &stored {
         assert!(rig.found(name).await.is_some(), "all drained by itself, nothing dropped");
     }
+}
+
+/// R15: a batch that finds no room goes on where it stopped, in its order.
+#[tokio::test]
+async fn a_batch_that_waited_for_room_keeps_its_order() {
+    for setup in [Setup::new(4), Setup::new(4).journaled(), Setup::new(4).mode(WriteMode::Through)] {
+        let rig = setup.start().await;
+        rig.put("old", "1").await;
+        rig.tier.hold_flushes();
+        // In write-through a write that waits for the tier is no answer, but takes its room.
+        rig.fill().await;
+        let (mut commands, mut expected) = (vec![get_command("absent")], vec![None]);
+        for round in 0..20 {
+            let text = round.to_string();
+            commands.extend([put_command("a", &text), get_command("a"), put_command(&format!("b{round}"), "b")]);
+            expected.extend([None, Some(text), None]);
+        }
+        let (replies, ()) = tokio::join!(rig.run(commands, Duration::from_secs(10)), async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            rig.tier.release_flushes();
+        });
+        let found = replies.into_iter().map(|reply| match reply.unwrap() {
+            Reply::Found(found) => found.map(|found| String::from_utf8(found.value.as_bytes().to_vec()).unwrap()),
+            Reply::Stored(_) => None,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+        for round in 0..20 {
+            assert_eq!(rig.get(&format!("b{round}")).await.as_deref(), Some("b"));
+        }
+        rig.shutdown().await.unwrap();
+    }
+}
+
+/// R15: who finds no room in time is told so, and whoever comes behind and needs none is answered.
+#[tokio::test]
+async fn reads_behind_writes_that_find_no_room_are_answered() {
+    let rig = Setup::new(4).start().await;
+    rig.tier.hold_flushes();
+    rig.fill().await;
+    let commands = vec![put_command("new", "1"), get_command("fill0"), put_command("more", "1"), get_command("new")];
+    let replies = rig.run(commands, Duration::from_millis(50)).await;
+    assert!(matches!(&replies[0], Err(Error::Busy(reason)) if reason.contains("memory is full")), "{replies:?}");
+    assert!(matches!(&replies[1], Ok(Reply::Found(Some(_)))), "{replies:?}");
+    assert!(matches!(&replies[2], Err(Error::Busy(_))), "{replies:?}");
+    assert_eq!(replies[3], Ok(Reply::Found(None)), "what was refused did not happen");
+}
+
+/// Where requests are answered may be busy, and the tier is written to all the same.
+#[tokio::test]
+async fn the_spiller_runs_where_its_tier_is_at_home() {
+    let side_thread = SideThread::start("spiller").unwrap();
+    let setup = Setup { home: side_thread.runtime().cloned(), ..Setup::new(4) };
+    let rig = setup.start().await;
+    rig.tier.hold_flushes();
+    for i in 0..100 {
+        rig.put(&format!("k{i}"), "v").await;
+    }
+    rig.tier.release_flushes();
+    let began = std::time::Instant::now();
+    // Nothing else runs in this thread.
+    while rig.tier.rows().len() < 96 {
+        assert!(began.elapsed() < Duration::from_secs(10), "nobody spills");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    rig.shutdown().await.unwrap();
 }
 
 /// R26, R10, R13: what was not confirmed is flushed again, under a new token.

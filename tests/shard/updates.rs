@@ -331,15 +331,6 @@ async fn numbers_of_any_length_leave_the_budget_as_it_was() {
     assert_eq!(rig.stats().await.memory_bytes, before);
 }
 
-/// As much as memory and its backlog take while the tier takes nothing.
-async fn fill(rig: &Rig) {
-    let mut filled = 0;
-    while rig.one_within(put_command(&format!("fill{filled}"), "x"), 20).await.is_ok() {
-        filled += 1;
-        assert!(filled < 100_000);
-    }
-}
-
 /// R9, R15: what waits for room does not keep the value that it has looked up, and looks again.
 #[tokio::test]
 async fn an_update_that_waited_for_room_still_knows_the_key() {
@@ -348,7 +339,7 @@ async fn an_update_that_waited_for_room_still_knows_the_key() {
         rig.put_spilled(k, "5").await;
     }
     rig.tier.hold_flushes();
-    fill(&rig).await;
+    rig.fill().await;
     let commands = vec![add("n", 1), append("s", "6"), take("t")];
     let (replies, ()) = tokio::join!(rig.run(commands, Duration::from_secs(10)), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
