@@ -16,6 +16,7 @@ use tokio::task::block_in_place;
 
 use crate::Outcome;
 use crate::process::directory;
+use crate::profile::Process;
 
 const URL: &str = "KV_TEST_MYSQL_URL";
 
@@ -54,6 +55,14 @@ impl Database {
     /// A plain connection.
     pub async fn connect(&self) -> Outcome<MySqlConnection> {
         Ok(self.options()?.database(&self.name).connect().await?)
+    }
+
+    /// The server's.
+    pub async fn process(&self) -> Outcome<Process> {
+        let row = self.connect().await?.fetch_one("SELECT @@GLOBAL.pid_file").await?;
+        let file: String = row.try_get(0)?;
+        let id = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+        Ok(Process { role: "database", id: id.trim().parse()? })
     }
 
     /// Overspill's own tables, with so many connections and no shard.

@@ -13,6 +13,7 @@ mod page;
 mod peers;
 mod plot;
 mod process;
+mod profile;
 mod redis_benchmark;
 mod rounds;
 mod sections;

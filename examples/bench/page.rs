@@ -112,7 +112,7 @@ Machines differ, and are shared: no absolute figure means much. So every figure 
 by one load generator (`kv bench`), in {} rounds; a ratio is ours to theirs of the same round, and the table has its median and, in parentheses, the least and the greatest. \
 Where there are several others, it is the ratio to the best of them. Clients share the cores with servers, so that throughput hides what a server costs: \
 beside it stands the processor time, in user space and in the kernel, of all processes of a server (`/proc/PID/stat` before and after) for each operation. \
-Keys have 16 bytes, values {}. Every server has one worker thread.{}",
+Keys have 16 bytes, values {}. Every server has one worker thread; a secondary with a tier has one more that writes to it.{}",
         if bench.options.quick { "bench-quick" } else { "bench" },
         machine()?,
         env!("CARGO_PKG_VERSION"),

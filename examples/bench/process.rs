@@ -74,13 +74,9 @@ impl Server {
         Ok(())
     }
 
-    /// Processor time that it has taken so far, in user space and in the kernel.
-    pub fn cpu(&self) -> Outcome<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The second field is the name in parentheses, which may have spaces; the 14th and 15th are the times.
-        let (_, fields) = stat.rsplit_once(") ").ok_or("no fields in /proc/PID/stat")?;
-        let ticks: Vec<u32> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-        Ok(Duration::from_secs(1) * ticks.iter().sum() / TICKS_PER_SECOND)
+    /// Of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Bytes that it has in memory.
@@ -121,9 +117,18 @@ fn shown(start: &Start<'_>) -> String {
     std::iter::once(program).chain(start.arguments.iter().map(word)).collect::<Vec<_>>().join(" ")
 }
 
+/// Processor time that a process has taken so far, in user space and in the kernel.
+pub fn cpu_of(id: u32) -> Outcome<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The second field is the name in parentheses, which may have spaces; the 14th and 15th are the times.
+    let (_, fields) = stat.rsplit_once(") ").ok_or("no fields in /proc/PID/stat")?;
+    let ticks: Vec<u32> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(Duration::from_secs(1) * ticks.iter().sum() / TICKS_PER_SECOND)
+}
+
 /// Processor time of all of them.
 pub fn cpu<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Outcome<Duration> {
-    servers.into_iter().map(Server::cpu).sum()
+    servers.into_iter().map(|server| cpu_of(server.id())).sum()
 }
 
 /// A directory beside the binaries: a temporary directory of the system may lie in memory.

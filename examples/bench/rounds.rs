@@ -19,6 +19,8 @@ pub struct Unit {
 
 /// Of an operation.
 pub const MICROS: Unit = Unit { name: "µs", digits: 2, is_less_better: true };
+/// Of the time that passes.
+pub const OF_A_CORE: Unit = Unit { name: "% of a core", digits: 0, is_less_better: true };
 /// Of an answer.
 pub const LATENCY: Unit = Unit { name: "µs", digits: 0, is_less_better: true };
 pub const PER_SECOND: Unit = Unit { name: "/s", digits: 0, is_less_better: false };
@@ -62,6 +64,13 @@ impl Spread {
     pub fn of(figures: &[f64]) -> Self {
         let fold = |start, choose: fn(f64, f64) -> f64| figures.iter().copied().fold(start, choose);
         Self { median: median(figures), min: fold(f64::INFINITY, f64::min), max: fold(0.0, f64::max) }
+    }
+}
+
+impl Row {
+    /// Whether there is a goal that is not reached.
+    pub fn is_missed(&self) -> bool {
+        self.is_reached == Some(false)
     }
 }
 

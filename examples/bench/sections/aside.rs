@@ -20,7 +20,8 @@ use crate::page::Chapter;
 use crate::peers::Kind;
 use crate::plot::bars;
 use crate::process::Server;
-use crate::rounds::{Goal, LATENCY, PER_SECOND, Sides, count, turns};
+use crate::profile::{self, Look, Process};
+use crate::rounds::{Goal, LATENCY, MICROS, PER_SECOND, Row, Sides, count, turns};
 use crate::{Bench, OURS, Outcome};
 
 use self::store::{Store, fill_items, key};
@@ -63,7 +64,7 @@ struct Ours {
     counted: u64,
     /// Resident bytes of an empty one.
     empty: u64,
-    _database: Database,
+    database: Database,
 }
 
 /// All that belongs to the application.
@@ -103,6 +104,9 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     };
     compare("throughput", PER_SECOND, Goal::AtLeast(2.0), |turn| turn.rate);
     compare("99th percentile of all operations", LATENCY, Goal::AtMost(0.5), |turn| turn.p99_micros);
+    if chapter.rows.iter().any(Row::is_missed) {
+        chapter.more.push(look(&mut ours, &mut theirs, records, time, bench.rounds as u64 + 1).await?);
+    }
     let hits = samples.medians(|turn| 100.0 * turn.hits);
     let told: Vec<String> = hits.iter().map(|(name, hits)| format!("{name} {hits:.1} %")).collect();
     chapter.more.push(format!(
@@ -116,6 +120,22 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     chapter.command(&ours.cluster.secondary()?.command);
     chapter.command(&theirs.redis.command);
     Ok(chapter)
+}
+
+/// One more turn of each, and where its time goes.
+async fn look(ours: &mut Ours, theirs: &mut Theirs, records: usize, time: Duration, seed: u64) -> Outcome<String> {
+    let database = ours.database.process().await?;
+    let mut processes = [Process::this(), Process::of("server", ours.cluster.secondary()?), database];
+    let Some(look) = Look::start(&processes)? else { return Ok(profile::missing()) };
+    let turn = ours.turn(records, time, seed).await?;
+    let micros = |turn: &Turn| 1e6 / (turn.rate * time.as_secs_f64());
+    let mut columns = vec![(OURS, look.end()?, micros(&turn))];
+    processes[1] = Process::of("server", &theirs.redis);
+    if let Some(look) = Look::start(&processes)? {
+        let turn = drive(&mut theirs.stores, records, time, seed).await?;
+        columns.push((PEER, look.end()?, micros(&turn)));
+    }
+    Ok(profile::table("in microseconds an operation", &columns, MICROS))
 }
 
 fn method(records: usize, bytes: u64) -> String {
@@ -147,7 +167,7 @@ impl Ours {
         }
         warm(&mut stores, records).await?;
         let counted = shard_stats(&clients).await?.memory_bytes;
-        Ok(Self { stores, clients, cluster, counted, empty, _database: database })
+        Ok(Self { stores, clients, cluster, counted, empty, database })
     }
 
     async fn turn(&mut self, records: usize, time: Duration, seed: u64) -> Outcome<Turn> {

@@ -7,7 +7,7 @@ use overspill::bench::{Extent, Plan};
 use crate::load::{self, CONNECTIONS, measure, mixed};
 use crate::page::Chapter;
 use crate::peers::Kind;
-use crate::process::Server;
+use crate::process::{Server, cpu};
 use crate::redis_benchmark;
 use crate::rounds::{MICROS, PER_SECOND, Sides, turns};
 use crate::{Bench, Outcome};
@@ -69,8 +69,8 @@ fn other(redis: &Server, pipeline: usize, requests: u64, chapter: &mut Chapter) 
     let options = format!("-c {CONNECTIONS} -n {requests} -r {KEYS} -P {pipeline}");
     let options: Vec<String> = options.split(' ').map(str::to_owned).collect();
     chapter.command(&redis_benchmark::command("get", &options));
-    let before = redis.cpu()?;
+    let before = cpu([redis])?;
     let rate = redis_benchmark::run(redis, "get", &options)?;
-    let spent = redis.cpu()?.saturating_sub(before);
+    let spent = cpu([redis])?.saturating_sub(before);
     Ok(Found { rate, cpu_micros: spent.as_secs_f64() * 1e6 / requests as f64 })
 }

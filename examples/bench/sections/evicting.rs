@@ -12,7 +12,8 @@ use crate::cluster::Cluster;
 use crate::database::{Database, claim};
 use crate::load::{self, CONNECTIONS, PREFIX, VALUE_BYTES};
 use crate::page::Chapter;
-use crate::rounds::{Goal, PER_SECOND, Sides, count, turns};
+use crate::profile::{self, Look, Process, Profile};
+use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, count, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Evicting";
@@ -38,33 +39,57 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     for round in 0..bench.rounds {
         bench.tell("evicting", round);
         for &(name, connections) in turns(&sides, round) {
-            let rate =
-                if connections == 0 { ours(records, &mut chapter).await? } else { raw(records, connections).await? };
-            samples.push(name, rate);
+            samples.push(name, one(records, connections, false, &mut chapter).await?.0);
         }
     }
     let names = RAW.map(|(name, _)| name);
-    chapter.rows.push(samples.compare("new records, sustained", OURS, &names, PER_SECOND, Some(GOAL), |rate| *rate));
+    let row = samples.compare("new records, sustained", OURS, &names, PER_SECOND, Some(GOAL), |rate| *rate);
+    if row.is_missed() {
+        let mut columns = Vec::new();
+        for (name, connections) in sides {
+            if let (_, Some(profile)) = one(records, connections, true, &mut chapter).await? {
+                columns.push((name, profile, 1e6 / records as f64));
+            }
+        }
+        chapter.more.push(profile::table("in microseconds a record", &columns, MICROS));
+    }
+    chapter.rows.push(row);
     Ok(chapter)
 }
 
+/// Records a second, by us (without `connections`) or raw, and where the time went, if it is looked at.
+async fn one(
+    records: usize,
+    connections: u32,
+    is_looked_at: bool,
+    chapter: &mut Chapter,
+) -> Outcome<(f64, Option<Profile>)> {
+    match connections {
+        0 => ours(records, is_looked_at, chapter).await,
+        _ => raw(records, connections, is_looked_at).await,
+    }
+}
+
 /// Records a second, until all are spilled but those that fit.
-async fn ours(records: usize, chapter: &mut Chapter) -> Outcome<f64> {
+async fn ours(records: usize, is_looked_at: bool, chapter: &mut Chapter) -> Outcome<(f64, Option<Profile>)> {
     let database = Database::create().await?;
     let cluster = Cluster::start(&database.url(), records / TIMES).await?;
     let secondary = cluster.secondary()?;
     let clients = connect(&secondary.address, 1).await?;
     let plan = load::writes(secondary, records as u64);
+    let looked_at = [Process::this(), Process::of("server", secondary), database.process().await?];
+    let look = if is_looked_at { Look::start(&looked_at)? } else { None };
     let started = Instant::now();
     load::run(&plan)?;
     wait_spilled(&clients).await?;
     let took = started.elapsed();
+    let profile = look.map(Look::end).transpose()?;
     chapter.command(&secondary.command);
     chapter.command(&load::command(&plan));
-    Ok(records as f64 / took.as_secs_f64())
+    Ok((records as f64 / took.as_secs_f64(), profile))
 }
 
-async fn raw(records: usize, connections: u32) -> Outcome<f64> {
+async fn raw(records: usize, connections: u32, is_looked_at: bool) -> Outcome<(f64, Option<Profile>)> {
     let database = Database::create().await?;
     let tier = database.tier(connections).await?;
     let effects = effects(records)?;
@@ -75,6 +100,8 @@ async fn raw(records: usize, connections: u32) -> Outcome<f64> {
         let share: Vec<Vec<Effect>> = share.iter().map(|batch| batch.to_vec()).collect();
         shares.push((shard, token, share));
     }
+    let looked_at = [Process::this(), database.process().await?];
+    let look = if is_looked_at { Look::start(&looked_at)? } else { None };
     let started = Instant::now();
     let mut writers = JoinSet::new();
     for (shard, token, share) in shares {
@@ -90,8 +117,9 @@ async fn raw(records: usize, connections: u32) -> Outcome<f64> {
         writer??;
     }
     let took = started.elapsed();
+    let profile = look.map(Look::end).transpose()?;
     tier.close().await;
-    Ok(records as f64 / took.as_secs_f64())
+    Ok((records as f64 / took.as_secs_f64(), profile))
 }
 
 /// In the order in which the connections of the load walk through their parts of the keys.

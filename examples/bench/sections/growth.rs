@@ -7,6 +7,7 @@ use crate::cluster::{Cluster, Setup};
 use crate::database::Database;
 use crate::load::{self, Sample, measure, mixed};
 use crate::page::Chapter;
+use crate::profile::{self, Process};
 use crate::rounds::{Goal, MICROS, Sides, count, turns};
 use crate::{Bench, Outcome};
 
@@ -101,12 +102,19 @@ async fn secondaries(bench: &Bench, chapter: &mut Chapter) -> Outcome<()> {
                 chapter.command(&load::command(&plan));
             }
         }
-        compare(
+        let is_missed = compare(
             chapter,
             &samples,
             &format!("CPU of the primary per operation, {}", load::how(pipeline)),
             &SECONDARIES.map(name),
         );
+        if is_missed {
+            let looked_at = clusters.iter().map(|(name, cluster)| {
+                let plan = mixed(&cluster.primary, KEYS, pipeline, bench.time);
+                (name.as_str(), plan, vec![Process::of("primary", &cluster.primary)])
+            });
+            chapter.more.push(profile::of_loads(&load::how(pipeline), &looked_at.collect::<Vec<_>>())?);
+        }
     }
     Ok(())
 }
@@ -119,8 +127,11 @@ fn hot(plan: Plan) -> Plan {
     Plan { prefix: "hot:".to_owned(), ..plan }
 }
 
-/// The greater beside the smaller.
-fn compare(chapter: &mut Chapter, samples: &Sides<Sample>, what: &str, [small, great]: &[String; 2]) {
+/// The greater beside the smaller. Tells whether the goal is missed.
+fn compare(chapter: &mut Chapter, samples: &Sides<Sample>, what: &str, [small, great]: &[String; 2]) -> bool {
     let what = format!("{what}, {great}");
-    chapter.rows.push(samples.compare(&what, great, &[small.as_str()], MICROS, Some(GOAL), |s| s.cpu_micros));
+    let row = samples.compare(&what, great, &[small.as_str()], MICROS, Some(GOAL), |s| s.cpu_micros);
+    let is_missed = row.is_missed();
+    chapter.rows.push(row);
+    is_missed
 }

@@ -4,6 +4,7 @@ use crate::caches::Caches;
 use crate::load::{self, measure, mixed};
 use crate::page::Chapter;
 use crate::plot::bars;
+use crate::profile::{self, Process};
 use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, turns};
 use crate::{Bench, OURS, Outcome};
 
@@ -38,9 +39,14 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         }
         let what = |figure: &str| format!("{figure}, {}", load::how(pipeline));
         let goal = Some(Goal::AtMost(goal));
-        chapter
-            .rows
-            .push(samples.compare(&what("server CPU per operation"), OURS, &names, MICROS, goal, |s| s.cpu_micros));
+        let row = samples.compare(&what("server CPU per operation"), OURS, &names, MICROS, goal, |s| s.cpu_micros);
+        if row.is_missed() {
+            let looked_at = sides.iter().map(|(name, server)| {
+                (*name, mixed(server, KEYS, pipeline, bench.time), vec![Process::of("server", server)])
+            });
+            chapter.more.push(profile::of_loads(&load::how(pipeline), &looked_at.collect::<Vec<_>>())?);
+        }
+        chapter.rows.push(row);
         chapter.rows.push(samples.compare(&what("throughput"), OURS, &names, PER_SECOND, None, |s| s.rate));
         plotted.push((load::how(pipeline), samples.medians(|s| s.cpu_micros)));
     }

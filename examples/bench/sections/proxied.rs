@@ -6,6 +6,7 @@ use crate::page::Chapter;
 use crate::peers::Proxied;
 use crate::plot::bars;
 use crate::process::Server;
+use crate::profile::{self, Process};
 use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, turns};
 use crate::{Bench, OURS, Outcome};
 
@@ -41,14 +42,17 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         }
         let what = |figure: &str| format!("{figure}, {}", load::how(pipeline));
         let goal = Some(Goal::AtMost(goal));
-        chapter.rows.push(samples.compare(
-            &what("CPU of all servers per operation"),
-            OURS,
-            &[PEER],
-            MICROS,
-            goal,
-            |s| s.cpu_micros,
-        ));
+        let row =
+            samples.compare(&what("CPU of all servers per operation"), OURS, &[PEER], MICROS, goal, |s| s.cpu_micros);
+        if row.is_missed() {
+            let looked_at = sides.iter().map(|(name, front, all)| {
+                let role = |server: &Server| if server.id() == front.id() { "in front" } else { "behind" };
+                let processes = all.iter().map(|server| Process::of(role(server), server)).collect();
+                (*name, mixed(front, KEYS, pipeline, bench.time), processes)
+            });
+            chapter.more.push(profile::of_loads(&load::how(pipeline), &looked_at.collect::<Vec<_>>())?);
+        }
+        chapter.rows.push(row);
         chapter.rows.push(samples.compare(&what("throughput"), OURS, &[PEER], PER_SECOND, None, |s| s.rate));
         plotted.push((load::how(pipeline), samples.medians(|s| s.cpu_micros)));
     }

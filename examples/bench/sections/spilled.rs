@@ -14,7 +14,8 @@ use crate::database::Database;
 use crate::load::{self, PREFIX, mixed};
 use crate::page::Chapter;
 use crate::process::Server;
-use crate::rounds::{Goal, PER_SECOND, Sides, count, turns};
+use crate::profile::{self, Look, Process};
+use crate::rounds::{Goal, MICROS, PER_SECOND, Row, Sides, count, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Spilled";
@@ -84,6 +85,21 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     compare("64 clients, 64 at a time", OURS, IN, Some(Goal::AtLeast(0.4)));
     compare("64 clients, 64 at a time", OURS, POINTS, Some(Goal::AtLeast(4.0)));
     compare("64 clients, one at a time", ALONE, POINTS, None);
+    if chapter.rows.iter().any(Row::is_missed) {
+        let processes = [Process::this(), Process::of("server", secondary), database.process().await?];
+        let Some(look) = Look::start(&processes)? else {
+            chapter.more.push(profile::missing());
+            return Ok(chapter);
+        };
+        let micros = |rate: f64| 1e6 / (rate * bench.time.as_secs_f64());
+        let rate = ours(secondary, records, 64, 0, bench.time, &mut chapter)?;
+        let mut columns = vec![(OURS, look.end()?, micros(rate))];
+        if let Some(look) = Look::start(&processes)? {
+            let (rate, _) = select(connections, 1, records, 0, bench.time).await?;
+            columns.push((POINTS, look.end()?, micros(rate)));
+        }
+        chapter.more.push(profile::table("in microseconds a record", &columns, MICROS));
+    }
     Ok(chapter)
 }
 

@@ -1,5 +1,7 @@
 //! Whether hits feel that records are spilled beside them.
 
+use std::time::Instant;
+
 use overspill::bench::{Extent, Pattern, Plan};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +12,8 @@ use crate::database::Database;
 use crate::load::{self, Sample, measure, mixed};
 use crate::page::Chapter;
 use crate::process::Server;
-use crate::rounds::{Goal, LATENCY, Sides, count, turns};
+use crate::profile::{self, Look, Process};
+use crate::rounds::{Goal, LATENCY, OF_A_CORE, Row, Sides, count, turns};
 use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "Spilling";
@@ -59,11 +62,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     for round in 0..bench.rounds {
         bench.tell("spilling", round);
         for &name in turns(&[ALONE, SPILLING, WRITING], round) {
-            let others = match name {
-                SPILLING => Some(writers(secondary, &format!("new{round}:"), 1_000_000_000)),
-                WRITING => Some(writers(secondary, "same:", HOT)),
-                _ => None,
-            };
+            let others = others(name, secondary, round);
             others.iter().for_each(|plan| chapter.command(&load::command(plan)));
             let before = shard_stats(&clients).await?.spilled_rows;
             let sample = beside(others, || measure(&hits, &[secondary])).await?;
@@ -80,6 +79,22 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     compare("99th percentile of hits, spilling beside alone", SPILLING, ALONE, Some(GOAL), |s| s.p99_micros);
     compare("99th percentile of hits, spilling beside writing", SPILLING, WRITING, None, |s| s.p99_micros);
     compare("median of hits, spilling beside alone", SPILLING, ALONE, None, |s| s.p50_micros);
+    if chapter.rows.iter().any(Row::is_missed) {
+        let processes = [Process::this(), Process::of("server", secondary), database.process().await?];
+        let mut columns = Vec::new();
+        for name in [SPILLING, WRITING, ALONE] {
+            let others = others(name, secondary, bench.rounds);
+            let looked = beside(others, || {
+                let Some(look) = Look::start(&processes)? else { return Ok(None) };
+                let started = Instant::now();
+                load::run(&hits)?;
+                let scale = 100.0 / started.elapsed().as_secs_f64();
+                Ok(Some((look.end()?, scale)))
+            });
+            columns.extend(looked.await?.map(|(profile, scale)| (name, profile, scale)));
+        }
+        chapter.more.push(profile::table("of the cores that client, server and database share", &columns, OF_A_CORE));
+    }
     let answered = samples.medians(|sample| sample.answered);
     if answered.iter().any(|(_, share)| *share < 1.0) {
         chapter.more.push(format!("Not all hits that were due were answered: {answered:?}."));
@@ -88,6 +103,15 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         .more
         .push(format!("Meanwhile {} records a second were spilled.", count((spilled as f64 / seconds).round())));
     Ok(chapter)
+}
+
+/// What runs beside the hits.
+fn others(name: &str, secondary: &Server, round: usize) -> Option<Plan> {
+    match name {
+        SPILLING => Some(writers(secondary, &format!("new{round}:"), 1_000_000_000)),
+        WRITING => Some(writers(secondary, "same:", HOT)),
+        _ => None,
+    }
 }
 
 fn writers(secondary: &Server, prefix: &str, keys: u64) -> Plan {
