@@ -51,10 +51,9 @@ bench-durable: ## of it, writes with a sync each beside redis-server with append
 	cargo build --release --locked --bins --example bench
 	target/release/examples/bench durable
 
-instructions: ## what the hot paths cost in instructions, under valgrind, beside examples/instructions/table.tsv; UPDATE=yes writes that
+instructions: ## what the hot paths cost in instructions, in the release profile, beside tests/instructions/table.tsv; UPDATE=yes writes that
 	scripts/setup valgrind
-	cargo build --release --locked --example instructions
-	target/release/examples/instructions $(if $(UPDATE),update)
+	$(if $(UPDATE),UPDATE=yes )cargo test --release --locked --test instructions
 
 lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy
 	scripts/setup
