@@ -1,6 +1,5 @@
 //! A database of our own on the server that `KV_TEST_MYSQL_URL` names.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use overspill::cluster::{Fence, FenceToken, Incarnation, ShardName};
@@ -65,13 +64,11 @@ impl Database {
         Ok(Process { role: "database", id: id.trim().parse()? })
     }
 
-    /// Overspill's own tables, with so many connections and no shard.
-    pub async fn tier(&self, connections: u32) -> Outcome<Arc<MySqlTier>> {
-        let mut options = MySqlOptions::from_url(&self.url())?;
-        options.connections_max = connections;
-        let tier = MySqlTier::new(options);
+    /// Overspill's own tables, with one connection for flushes and no shard.
+    pub async fn tier(&self) -> Outcome<MySqlTier> {
+        let tier = MySqlTier::new(MySqlOptions::from_url(&self.url())?);
         tier.prepare().await?;
-        Ok(Arc::new(tier))
+        Ok(tier)
     }
 }
 

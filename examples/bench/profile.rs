@@ -53,23 +53,25 @@ pub struct Look {
 pub struct Profile(BTreeMap<(&'static str, &'static str), f64>);
 
 impl Look {
-    /// `None` without `perf`.
+    /// `None` without `perf`, or if it may not look.
     ///
     /// # Errors
-    /// If it is there and does not begin.
+    /// If there is no place for what it sees, or a process has ended.
     pub fn start(processes: &[Process]) -> Outcome<Option<Self>> {
         let place = directory()?;
         let ids: Vec<String> = processes.iter().map(|process| process.id.to_string()).collect();
         let mut perf = Command::new("perf");
         perf.args(["record", "-q", "-F", FREQUENCY, "-e", "cpu-clock", "--call-graph", "fp"]);
         perf.args(["-p", &ids.join(","), "-o"]).arg(data(&place));
-        let Ok(perf) = perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+        let Ok(mut perf) = perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
             return Ok(None);
         };
         let begun = Instant::now();
         while !looks(perf.id()) {
-            if begun.elapsed() > BEGIN_TIMEOUT {
-                return Err("perf does not begin: may it look at other processes?".into());
+            if begun.elapsed() > BEGIN_TIMEOUT || perf.try_wait()?.is_some() {
+                let _ = perf.kill(); // it may not look at other processes, or has ended for that
+                perf.wait()?;
+                return Ok(None);
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -193,7 +195,7 @@ pub fn of_loads(what: &str, sides: &[(&str, Plan, Vec<Process>)]) -> Outcome<Str
 
 /// Instead of a table, without `perf`.
 pub fn missing() -> String {
-    "No profile of where the time goes: there is no `perf` here (`linux-perf` of Debian).".to_owned()
+    "No profile of where the time goes: there is no `perf` here that may look (`linux-perf` of Debian).".to_owned()
 }
 
 /// Sides beside each other: name, profile, and how many of `unit` a second is.

@@ -292,6 +292,12 @@ impl Shared {
         if state.is_stopped {
             return Err(AppendError::Failed(ENDED.into()));
         }
+        let era = state.era.clone();
+        if entries == 0 {
+            let outcome: Arc<Outcome> = Arc::default();
+            outcome.end(Ok(()));
+            return Ok(Pending { outcome, _era: era });
+        }
         if bytes > FRAME_BYTES_MAX {
             return Err(AppendError::Full(format!("{bytes} bytes at once: the journal takes {FRAME_BYTES_MAX}")));
         }
@@ -299,12 +305,6 @@ impl Shared {
             let reason = state.full();
             self.look_at_checkpoint(state);
             return Err(AppendError::Full(reason));
-        }
-        let era = state.era.clone();
-        if entries == 0 {
-            let outcome: Arc<Outcome> = Arc::default();
-            outcome.end(Ok(()));
-            return Ok(Pending { outcome, _era: era });
         }
         let outcome = state.put(bytes, |group| {
             group.traces.add(write(&mut group.frame));

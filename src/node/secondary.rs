@@ -53,7 +53,7 @@ pub struct Secondary {
     shard: Shard,
     door: JoinHandle<()>,
     stop: CancellationToken,
-    /// Of the spiller; it ends with the secondary.
+    /// Of the spiller, which ends with the secondary, stopped or not.
     _side_thread: Option<SideThread>,
 }
 

@@ -423,21 +423,22 @@ impl Core {
             if let Some(admitted) = admit() {
                 return Ok(admitted);
             }
-            self.until_progress(progress, deadline).await?;
+            if !self.until_progress(progress, deadline).await {
+                return Err(self.busy());
+            }
         }
     }
 
-    /// Waits for the tier's next step, after which there may be room.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] at the deadline.
-    pub async fn until_progress(&self, progress: Notified<'_>, deadline: Instant) -> Result<(), Error> {
+    /// Waits for the tier's next step, after which there may be room. `false` at the deadline.
+    pub async fn until_progress(&self, progress: Notified<'_>, deadline: Instant) -> bool {
         let look_again = (Instant::now() + ROOM_POLL).min(deadline);
-        if timeout_at(look_again, progress).await.is_err() && look_again == deadline {
-            self.counters.busy.add(1);
-            return Err(Error::Busy("memory is full of records that the tier has not taken yet".to_owned()));
-        }
-        Ok(())
+        timeout_at(look_again, progress).await.is_ok() || look_again < deadline
+    }
+
+    /// A write that found no room in time.
+    pub fn busy(&self) -> Error {
+        self.counters.busy.add(1);
+        Error::Busy("memory is full of records that the tier has not taken yet".to_owned())
     }
 
     /// Waits until the tier has a version of a key, or a newer one.

@@ -148,7 +148,7 @@ impl Core {
             let (core, key) = (Arc::clone(self), key.clone());
             self.tasks.spawn("crowd", async move { core.lead(key).await });
         }
-        let unanswered = |_| Err(Error::Unknown(super::UNANSWERED.to_owned()));
+        let unanswered = |_| Err(Error::Unknown(super::batch::UNANSWERED.to_owned()));
         match timeout_at(deadline, &mut answer).await {
             Ok(answered) => answered.unwrap_or_else(unanswered),
             Err(_) if self.crowds.leave(&key, id) => {

@@ -18,6 +18,7 @@
 
 mod applier;
 mod backlog;
+mod batch;
 mod checkpointer;
 mod claim;
 mod core;
@@ -45,55 +46,39 @@ mod tenure;
 mod tickets;
 mod topology;
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use std::vec;
 
-use foldhash::fast::RandomState;
-use futures::future::{join, join_all};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, SetOnce, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use self::applier::Work;
 use self::claim::LSN_GAP;
-use self::core::{Core, Serving};
-use self::evaluate::{answers_a_value, keys_of};
+use self::core::Core;
 use self::fence::FenceKeeper;
-use self::group::{Answered, Group, Tried};
 use self::ledger::Ledger;
-use self::replies::ReplyRoom;
 use self::spiller::{SetAside, Spiller};
 use self::steward::Steward;
 pub use self::tenure::Tenure;
 use self::tenure::TenureKeeper;
 use crate::clock::Clock;
 use crate::cluster::{Incarnation, MapView};
-use crate::command::{Command, Reply};
 use crate::journal::{Journal, Recovered};
 use crate::policy::PolicyKind;
-use crate::record::{Key, Lsn};
-use crate::replication::{Appended, Solo};
-use crate::request;
-use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
+use crate::record::Lsn;
+use crate::replication::Solo;
 use crate::slots::Slot;
-use crate::store::{PREFETCHED, Spill, Store, StoreOptions};
-use crate::sync::{Mutex, oneshot};
+use crate::store::{Spill, Store, StoreOptions};
+use crate::sync::Mutex;
 use crate::task::Blocking;
 use crate::tier::SharedTier;
 
 /// How long the tasks may take to end once nothing is left to do; a statement under way has its own time-out.
 const TASKS_END_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Stands for a reply until it comes.
-const TO_COME: Error = Error::Unknown(String::new());
-/// Why it never came: a panic.
-const UNANSWERED: &str = "the work on this command ended without an answer";
 
 /// When a write reaches the tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -329,301 +314,6 @@ impl Shard {
     pub fn serves(&self, slot: Slot) -> bool {
         self.core.serves(slot)
     }
-}
-
-impl Service for Shard {
-    async fn execute(&self, batch: Batch) -> Replies {
-        let (serving, in_flight) = self.core.enter();
-        if let Err(error) = serving.check_epoch(batch.epoch) {
-            return batch.commands.iter().map(|_| Err(error.clone())).collect();
-        }
-        let commands = batch.commands.len();
-        let Sorted { mut replies, group, waiting, bytes, rest } =
-            self.sort_out(&serving, Rest { stuck: None, others: batch.commands.into_iter() }, 0, 0);
-        if let Some(request) = request::current() {
-            let waiting = waiting.len();
-            tracing::debug!(target: request::TARGET, %request, commands, waiting, "executed");
-        }
-        if group.is_empty() && waiting.is_empty() && rest.is_empty() {
-            return replies;
-        }
-        let deadline = Instant::now() + batch.timeout;
-        let waiting = match alone_in_crowd(&self.core, commands, waiting) {
-            Ok((key, command)) => {
-                return vec![self.core.write_in_crowd(key, command, deadline, Some(in_flight)).await];
-            }
-            Err(waiting) => waiting,
-        };
-        let appended = group.append(&self.core.log);
-        // R5: from here on nothing may be cancelled by the caller.
-        let answers = match appended {
-            Ok(appended) if waiting.is_empty() && rest.is_empty() && !self.core.is_write_through() => {
-                self.apply_in_order(group, appended, deadline, in_flight).await
-            }
-            appended => {
-                let (shard, next) = (self.clone(), replies.len());
-                let work = self.core.tasks.spawn_work(request::within(request::trace(), async move {
-                    let _in_flight = in_flight;
-                    let grouped = shard.core.commit_group(group, appended, deadline);
-                    let waiting = shard.execute_waiting(&serving, waiting, bytes, deadline);
-                    let (mut answers, more) = join(grouped, waiting).await;
-                    answers.extend(more);
-                    shard.execute_rest(&serving, rest, next, bytes, deadline, &mut answers).await;
-                    answers
-                }));
-                work.await.unwrap_or_default()
-            }
-        };
-        replies.resize_with(commands, || Err(TO_COME));
-        for (i, answer) in answers {
-            if let Some(place) = replies.get_mut(i) {
-                *place = answer;
-            }
-        }
-        for reply in replies.iter_mut().filter(|reply| **reply == Err(TO_COME)) {
-            *reply = Err(Error::Unknown(UNANSWERED.to_owned()));
-        }
-        replies
-    }
-}
-
-/// The only command of a batch, if it is a write of a key that is being written.
-fn alone_in_crowd(core: &Core, commands: usize, mut waiting: Vec<Waiting>) -> Result<(Key, Command), Vec<Waiting>> {
-    let is_alone =
-        |command: &Command| core.may_join(command) && command.key().is_some_and(|key| core.latches.is_held(key));
-    let alone = waiting.pop_if(|(_, command)| commands == 1 && is_alone(command));
-    let key = alone.as_ref().and_then(|(_, command)| command.key().cloned());
-    key.zip(alone.map(|(_, command)| command)).ok_or(waiting)
-}
-
-/// For fewer commands than this it does not pay to look ahead.
-const PREFETCHED_MIN: usize = 4;
-
-/// A command that has to wait, with its place in the batch.
-type Waiting = (usize, Command);
-
-/// Commands of a batch that are still to be tried: all from one on.
-struct Rest {
-    /// The first of them, if there was no room in memory for it.
-    stuck: Option<Command>,
-    others: vec::IntoIter<Command>,
-}
-
-impl Rest {
-    fn is_empty(&self) -> bool {
-        self.stuck.is_none() && self.others.len() == 0
-    }
-
-    fn next(&mut self) -> Option<Command> {
-        self.stuck.take().or_else(|| self.others.next())
-    }
-}
-
-/// A batch, or its rest, after everything was tried that needs no waiting, up to the first command that there is no room for.
-struct Sorted {
-    /// In their places; an error stands where a reply is still to come.
-    replies: Replies,
-    group: Group,
-    waiting: Vec<Waiting>,
-    /// Of all replies of the batch so far.
-    bytes: usize,
-    rest: Rest,
-}
-
-/// Whether the reply may be large, and nothing is lost if it is not given.
-fn is_refusable(command: &Command) -> bool {
-    matches!(command, Command::Get { .. } | Command::Scan { .. })
-}
-
-impl Shard {
-    /// Has a group that waits for nothing but its commit applied. No answers come if the work on it broke off.
-    async fn apply_in_order(
-        &self,
-        group: Group,
-        appended: Appended,
-        deadline: Instant,
-        in_flight: TaskTrackerToken,
-    ) -> Vec<Answered> {
-        let (answers, answered) = oneshot::channel();
-        let work = Work { group, appended, deadline, in_flight, answers };
-        if let Err(mpsc::error::SendError(work)) = self.applier.send(work) {
-            // The shard is being stopped.
-            let core = Arc::clone(&self.core);
-            self.core.tasks.spawn("late write", async move { applier::apply(&core, work).await });
-        }
-        answered.await.unwrap_or_default()
-    }
-
-    /// Tries all commands, whose places are `first` and those after it. One goes to those that wait if an earlier one on its key
-    /// did: commands on one key keep their order, as those on several keys do, which always wait. `bytes`: of the batch's replies
-    /// before.
-    fn sort_out(&self, serving: &Serving, mut rest: Rest, first: usize, mut bytes: usize) -> Sorted {
-        let mut replies = Vec::with_capacity(rest.others.len() + 1);
-        let (mut group, mut waiting) = (Group::default(), Vec::new());
-        let mut waiting_keys: HashSet<Key, RandomState> = HashSet::default();
-        let mut is_too_much = false;
-        let now = self.core.clock.now(); // a batch's reads are of one moment
-        for i in first.. {
-            if (i - first).is_multiple_of(PREFETCHED) && rest.others.len() >= PREFETCHED_MIN {
-                self.core.store.prefetch(rest.others.as_slice().iter().filter_map(Command::key));
-            }
-            let Some(command) = rest.next() else { break };
-            let must_wait = !waiting_keys.is_empty() && command.key().is_some_and(|key| waiting_keys.contains(key));
-            let is_refusable = is_refusable(&command);
-            let tried = match must_wait {
-                _ if is_too_much && (is_refusable || answers_a_value(&command)) => {
-                    Tried::Answered(Err(Error::ReplyTooLarge))
-                }
-                true => Tried::MustWait(command),
-                false => self.core.try_execute(serving, &mut group, i, command, now),
-            };
-            match tried {
-                Tried::Answered(reply) => {
-                    let size = reply.as_ref().map_or(0, Reply::size_bytes);
-                    is_too_much |= bytes + size > REPLIES_BYTES_MAX;
-                    let is_refused = is_refusable && is_too_much;
-                    bytes += if is_refused { 0 } else { size };
-                    replies.push(if is_refused { Err(Error::ReplyTooLarge) } else { reply });
-                }
-                Tried::Grouped { bytes: size } => {
-                    bytes += size;
-                    is_too_much |= bytes > REPLIES_BYTES_MAX;
-                    replies.push(Err(TO_COME));
-                }
-                Tried::MustWait(command) => {
-                    waiting_keys.extend(keys_of(&command));
-                    waiting.push((i, command));
-                    replies.push(Err(TO_COME));
-                }
-                Tried::NoRoom(command) => {
-                    rest.stuck = Some(command);
-                    break;
-                }
-            }
-        }
-        Sorted { replies, group, waiting, bytes, rest }
-    }
-
-    /// Waits for room in memory (R15), and then tries what is left of a batch as it tried the batch: so many writers wait for room
-    /// at a time that each must cost little. `next`: the place of the first.
-    async fn execute_rest(
-        &self,
-        serving: &Serving,
-        mut rest: Rest,
-        mut next: usize,
-        mut bytes: usize,
-        deadline: Instant,
-        answers: &mut Vec<Answered>,
-    ) {
-        while !rest.is_empty() {
-            let progress = self.core.progress.notified();
-            let sorted = self.sort_out(serving, rest, next, bytes);
-            (rest, bytes) = (sorted.rest, sorted.bytes);
-            if sorted.replies.is_empty() {
-                if let Err(busy) = self.core.until_progress(progress, deadline).await {
-                    drop(rest.stuck.take());
-                    answers.push((next, Err(busy)));
-                    next += 1; // those behind it may still be reads
-                }
-                continue;
-            }
-            let tried = sorted.replies.into_iter().enumerate();
-            let at = next;
-            next += tried.len();
-            answers.extend(tried.filter(|(_, reply)| *reply != Err(TO_COME)).map(|(i, reply)| (at + i, reply)));
-            let appended = sorted.group.append(&self.core.log);
-            let grouped = self.core.commit_group(sorted.group, appended, deadline);
-            let waiting = self.execute_waiting(serving, sorted.waiting, bytes, deadline);
-            let (grouped, waiting) = join(grouped, waiting).await;
-            answers.extend(grouped.into_iter().chain(waiting));
-        }
-    }
-
-    /// `bytes`: of what the batch is answered already.
-    async fn execute_waiting(
-        &self,
-        serving: &Serving,
-        waiting: Vec<Waiting>,
-        bytes: usize,
-        deadline: Instant,
-    ) -> Vec<Answered> {
-        let replies = ReplyRoom::new(bytes);
-        let chains = chains(waiting).into_iter().map(async |commands| {
-            let mut answers = Vec::with_capacity(commands.len());
-            for (i, command) in commands {
-                let (is_refusable, is_reserved) = (is_refusable(&command), answers_a_value(&command));
-                let executed = self.execute_one(serving, command, &replies, deadline);
-                let answer = if is_refusable {
-                    // It may be given up half way: its load goes on by itself.
-                    replies.unless_over(executed).await.unwrap_or(Err(Error::ReplyTooLarge))
-                } else {
-                    executed.await
-                };
-                if !is_reserved {
-                    replies.add(answer.as_ref().map_or(0, Reply::size_bytes));
-                }
-                answers.push((i, answer));
-            }
-            answers
-        });
-        join_all(chains).await.into_iter().flatten().collect()
-    }
-
-    async fn execute_one(
-        &self,
-        serving: &Serving,
-        command: Command,
-        replies: &ReplyRoom,
-        deadline: Instant,
-    ) -> Result<Reply, Error> {
-        match command {
-            Command::Scan { cursor, limit } => scan::page(&self.core, serving, cursor, limit).await,
-            Command::Count => self.count(),
-            Command::Stats => Ok(Reply::Stats(vec![self.stats(serving)])),
-            Command::Explain { key } => self.explain(serving, &key).await,
-            command @ (Command::Get { .. }
-            | Command::Put { .. }
-            | Command::Delete { .. }
-            | Command::Exists { .. }
-            | Command::Ttl { .. }
-            | Command::Expire { .. }
-            | Command::Persist { .. }
-            | Command::Update { .. }
-            | Command::Move { .. }
-            | Command::PutAllAbsent { .. }) => self.core.execute(serving, command, replies, deadline).await,
-        }
-    }
-}
-
-/// Commands that wait, in chains: those that have a key in common one after the other, in the order of the batch.
-fn chains(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
-    let mut chain_of: HashMap<Option<Key>, usize, RandomState> = HashMap::default();
-    let mut chains: Vec<Vec<Waiting>> = Vec::new();
-    for (i, command) in waiting {
-        let keys: Vec<Option<Key>> = match command.key() {
-            Some(_) => keys_of(&command).into_iter().map(Some).collect(),
-            None => vec![None],
-        };
-        let mut joined: Vec<usize> = keys.iter().filter_map(|key| chain_of.get(key).copied()).collect();
-        joined.sort_unstable();
-        joined.dedup();
-        let at = joined.first().copied().unwrap_or(chains.len());
-        let mut chain = chains.get_mut(at).map(std::mem::take).unwrap_or_default();
-        for other in joined.iter().skip(1) {
-            chain.extend(chains.get_mut(*other).map(std::mem::take).unwrap_or_default());
-            chain_of.values_mut().filter(|of| **of == *other).for_each(|of| *of = at);
-        }
-        if joined.len() > 1 {
-            chain.sort_unstable_by_key(|(i, _)| *i);
-        }
-        chain.push((i, command));
-        match chains.get_mut(at) {
-            Some(place) => *place = chain,
-            None => chains.push(chain),
-        }
-        chain_of.extend(keys.into_iter().map(|key| (key, at)));
-    }
-    chains
 }
 
 impl fmt::Debug for Shard {

@@ -237,3 +237,29 @@ async fn a_batch_reads_so_much_and_no_more_and_writes_are_done() {
         assert_eq!(found(&replies), 1, "the largest value fits");
     }
 }
+
+/// R9, R15: what was answered before a batch waited for room counts when it goes on.
+#[tokio::test]
+async fn a_batch_that_waited_for_room_reads_no_more_than_another() {
+    const MIB: usize = 1 << 20;
+    let rig = Setup::new(20).start().await;
+    for i in 0..6 {
+        rig.put(&format!("cold{i}"), vec![b'v'; MIB]).await;
+    }
+    rig.push_out().await;
+    rig.tier.hold_flushes();
+    rig.fill().await;
+    let mut commands: Vec<Command> = (0..6).map(|i| get_command(&format!("cold{i}"))).collect();
+    for name in (0..6).map(|i| format!("new{i}")) {
+        commands.extend([put_command(&name, vec![b'v'; MIB]), get_command(&name)]);
+    }
+    let (replies, ()) = tokio::join!(rig.run(commands, Duration::from_secs(10)), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        rig.tier.release_flushes();
+    });
+    let found = replies.iter().filter(|reply| matches!(reply, Ok(Reply::Found(Some(_))))).count();
+    let fit = REPLIES_BYTES_MAX / MIB - 1;
+    assert!((fit..=fit + 1).contains(&found), "{found} found"); // the last may be beyond the limit
+    let stored = replies.iter().filter(|reply| matches!(reply, Ok(Reply::Stored(_)))).count();
+    assert_eq!(stored, 6, "writes are done");
+}

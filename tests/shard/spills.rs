@@ -177,14 +177,22 @@ async fn a_batch_that_waited_for_room_keeps_its_order() {
 #[tokio::test]
 async fn reads_behind_writes_that_find_no_room_are_answered() {
     let rig = Setup::new(4).start().await;
+    rig.put_spilled("cold", "1").await;
     rig.tier.hold_flushes();
     rig.fill().await;
-    let commands = vec![put_command("new", "1"), get_command("fill0"), put_command("more", "1"), get_command("new")];
+    let commands = vec![
+        put_command("new", "1"),
+        get_command("fill0"),
+        put_command("more", "1"),
+        get_command("new"),
+        get_command("cold"),
+    ];
     let replies = rig.run(commands, Duration::from_millis(50)).await;
     assert!(matches!(&replies[0], Err(Error::Busy(reason)) if reason.contains("memory is full")), "{replies:?}");
     assert!(matches!(&replies[1], Ok(Reply::Found(Some(_)))), "{replies:?}");
     assert!(matches!(&replies[2], Err(Error::Busy(_))), "{replies:?}");
     assert_eq!(replies[3], Ok(Reply::Found(None)), "what was refused did not happen");
+    assert!(matches!(&replies[4], Ok(Reply::Found(Some(_)))), "{replies:?}");
 }
 
 /// Where requests are answered may be busy, and the tier is written to all the same.

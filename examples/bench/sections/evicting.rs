@@ -77,8 +77,10 @@ async fn ours(records: usize, is_looked_at: bool, chapter: &mut Chapter) -> Outc
     let secondary = cluster.secondary()?;
     let clients = connect(&secondary.address, 1).await?;
     let plan = load::writes(secondary, records as u64);
-    let looked_at = [Process::this(), Process::of("server", secondary), database.process().await?];
-    let look = if is_looked_at { Look::start(&looked_at)? } else { None };
+    let look = match is_looked_at {
+        true => Look::start(&[Process::this(), Process::of("server", secondary), database.process().await?])?,
+        false => None,
+    };
     let started = Instant::now();
     load::run(&plan)?;
     wait_spilled(&clients).await?;
@@ -91,34 +93,38 @@ async fn ours(records: usize, is_looked_at: bool, chapter: &mut Chapter) -> Outc
 
 async fn raw(records: usize, connections: u32, is_looked_at: bool) -> Outcome<(f64, Option<Profile>)> {
     let database = Database::create().await?;
-    let tier = database.tier(connections).await?;
     let effects = effects(records)?;
     let batches: Vec<&[Effect]> = effects.chunks(ROWS_MAX).collect();
     let mut shares = Vec::new();
     for (number, share) in batches.chunks(batches.len().div_ceil(connections as usize).max(1)).enumerate() {
+        let tier = database.tier().await?;
         let (shard, token) = claim(&tier, &format!("raw:{number}")).await?;
         let share: Vec<Vec<Effect>> = share.iter().map(|batch| batch.to_vec()).collect();
-        shares.push((shard, token, share));
+        shares.push((tier, shard, token, share));
     }
-    let looked_at = [Process::this(), database.process().await?];
-    let look = if is_looked_at { Look::start(&looked_at)? } else { None };
+    let look = match is_looked_at {
+        true => Look::start(&[Process::this(), database.process().await?])?,
+        false => None,
+    };
     let started = Instant::now();
     let mut writers = JoinSet::new();
-    for (shard, token, share) in shares {
-        let tier = tier.clone();
+    for (tier, shard, token, share) in shares {
         writers.spawn(async move {
             for batch in share {
                 tier.flush(&shard, token, &batch, Lsn(0)).await?;
             }
-            Outcome::Ok(())
+            Outcome::Ok(tier)
         });
     }
+    let mut tiers = Vec::new();
     while let Some(writer) = writers.join_next().await {
-        writer??;
+        tiers.push(writer??);
     }
     let took = started.elapsed();
     let profile = look.map(Look::end).transpose()?;
-    tier.close().await;
+    for tier in tiers {
+        tier.close().await;
+    }
     Ok((records as f64 / took.as_secs_f64(), profile))
 }
 
