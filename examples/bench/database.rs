@@ -64,7 +64,7 @@ impl Database {
         Ok(Process { role: "database", id: id.trim().parse()? })
     }
 
-    /// Overspill's own tables, with one connection for flushes and no shard.
+    /// Overspill's own tables, without a shard.
     pub async fn tier(&self) -> Outcome<MySqlTier> {
         let tier = MySqlTier::new(MySqlOptions::from_url(&self.url())?);
         tier.prepare().await?;

@@ -53,6 +53,7 @@ async fn a_secondary_that_was_killed_serves_its_journal_while_the_database_is_do
         client.put(&format!("k{i}"), "v").await.unwrap();
     }
     eventually("five records are spilled", async || (client.stats().await[0].spilled_rows >= 5).then_some(())).await;
+    client.put("k9", "v").await.unwrap(); // the journal notes with it what is spilled
     server.kill();
     cluster.secondaries[0].kill();
     cluster.restart_secondary(0, &[]);

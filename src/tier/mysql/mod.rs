@@ -28,16 +28,13 @@ use session::Server;
 /// A database on a MySQL server.
 pub struct MySqlTier {
     pool: Pool<Server>,
-    /// One connection, for flushes alone: a connection belongs to the runtime that made it, and the spiller may have its own.
-    flushes: Pool<Server>,
 }
 
 impl MySqlTier {
     /// Connects when it is first used.
     pub fn new(options: MySqlOptions) -> Self {
-        let wait_max = options.statement_timeout;
-        let pool = |size| Pool::new(Server { options: options.clone() }, size, wait_max);
-        Self { pool: pool(options.connections_max.saturating_sub(1)), flushes: pool(1) }
+        let (size, wait_max) = (options.connections_max, options.statement_timeout);
+        Self { pool: Pool::new(Server { options }, size, wait_max) }
     }
 }
 
@@ -47,8 +44,7 @@ impl Tier for MySqlTier {
     }
 
     fn connections(&self) -> Connections {
-        let (others, flushes) = (self.pool.connections(), self.flushes.connections());
-        Connections { used: others.used + flushes.used, max: others.max + flushes.max }
+        self.pool.connections()
     }
 
     fn prepare(&self) -> TierFuture<'_, Prepared> {
@@ -70,7 +66,7 @@ impl Tier for MySqlTier {
         effects: &'a [Effect],
         lsn: Lsn,
     ) -> TierFuture<'a, ()> {
-        Box::pin(write::flush(&self.flushes, shard, token, effects, lsn))
+        Box::pin(write::flush(&self.pool, shard, token, effects, lsn))
     }
 
     fn load<'a>(&'a self, keys: &'a [Key]) -> TierFuture<'a, Vec<Record>> {
@@ -100,9 +96,6 @@ impl Tier for MySqlTier {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            self.pool.close().await;
-            self.flushes.close().await;
-        })
+        Box::pin(self.pool.close())
     }
 }

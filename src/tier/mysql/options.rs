@@ -14,7 +14,7 @@ pub struct MySqlOptions {
     pub password: Option<String>,
     pub database: String,
     pub tls: TlsMode,
-    /// Most connections at once, at least 2: one is for flushes. They are made when needed.
+    /// Most connections at once; they are made when needed.
     pub connections_max: u32,
     /// For a connection to be made and set up.
     pub connect_timeout: Duration,
