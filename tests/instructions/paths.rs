@@ -54,9 +54,9 @@ impl HotPath {
     /// Enough that a single operation more or less does not show.
     pub fn times(self) -> u32 {
         match self {
-            Self::Resp => 8_000,
-            Self::ShardGets | Self::ShardPuts | Self::DoorGets | Self::DoorSets => 4_000,
-            Self::DoorGet => 1_000,
+            Self::Resp => 4_000,
+            Self::ShardGets | Self::ShardPuts | Self::DoorGets | Self::DoorSets => 2_000,
+            Self::DoorGet => 500,
         }
     }
 
