@@ -83,25 +83,28 @@ async fn logged(name: &'static str, future: impl Future<Output = ()>) {
 /// A thread with a runtime of its own, for work in the background: it does not wait until requests are answered, nor they until it
 /// is done. What still runs there when this is dropped is dropped too, soon after.
 #[derive(Debug)]
-pub struct SideThread(Option<Runtime>);
+pub struct SideThread {
+    handle: Handle,
+    /// Until it is dropped.
+    runtime: Option<Runtime>,
+}
 
 impl SideThread {
     /// # Errors
     /// If the system has no thread to give.
     pub fn start(name: &str) -> io::Result<Self> {
-        let mut builder = Builder::new_multi_thread();
-        Ok(Self(Some(builder.worker_threads(1).thread_name(name).enable_all().build()?)))
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    /// `None` while it is being dropped.
-    pub fn runtime(&self) -> Option<&Handle> {
-        self.0.as_ref().map(Runtime::handle)
+    pub fn runtime(&self) -> &Handle {
+        &self.handle
     }
 }
 
 impl Drop for SideThread {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background(); // a runtime must not be waited for in a task
         }
     }

@@ -79,7 +79,7 @@ impl Look {
     }
 
     /// # Errors
-    /// If `perf` has seen nothing: it may not look, for one.
+    /// If `perf` has seen nothing.
     pub fn end(mut self) -> Outcome<Profile> {
         let spent = all_cpu(&self.processes)?.saturating_sub(self.before).as_secs_f64();
         Command::new("kill").args(["-INT", &self.perf.id().to_string()]).status()?;
@@ -105,6 +105,13 @@ impl Look {
         }
         samples.values_mut().for_each(|count| *count *= spent / all);
         Ok(Profile(samples))
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let _ = self.perf.kill(); // it has ended, unless what it looked at has failed
+        let _ = self.perf.wait();
     }
 }
 

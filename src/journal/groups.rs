@@ -198,7 +198,7 @@ impl State {
             group.frame = self.spare.pop().unwrap_or_default();
             self.queue.push_back(group);
         }
-        let Some(group) = self.queue.back_mut() else { return Arc::default() }; // there is one
+        let Some(group) = self.queue.back_mut() else { return Group::default().outcome.clone() }; // there is one
         self.buffered_bytes += bytes as u64;
         group.bytes += bytes as u64;
         put(group);

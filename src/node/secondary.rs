@@ -67,10 +67,7 @@ impl Secondary {
         let tier = options.tier.open();
         let side_thread = tier.as_ref().map(|_| SideThread::start("spiller")).transpose();
         let side_thread = side_thread.context("can't start the spiller's thread")?;
-        let tier = match side_thread.as_ref().and_then(SideThread::runtime) {
-            Some(runtime) => tier.map(|tier| tier.at_home_on(runtime)),
-            None => tier,
-        };
+        let tier = tier.zip(side_thread.as_ref()).map(|(tier, thread)| tier.at_home_on(thread.runtime()));
         let described = tier.as_ref().map_or_else(|| "none".to_owned(), |tier| tier.describe());
         let ShardOptions { capacity, policy, write_mode, .. } = options.shard;
         let shard = match (tier, options.journal) {

@@ -65,7 +65,7 @@ impl Service for Shard {
                     let (mut answers, more) = join(grouped, waiting).await;
                     let bytes = bytes + bytes_of(&more);
                     answers.extend(more);
-                    shard.execute_held(&serving, held, bytes, deadline, &mut answers).await;
+                    answers.extend(shard.execute_held(&serving, held, bytes, deadline).await);
                     answers
                 }));
                 work.await.unwrap_or_default()
@@ -89,7 +89,7 @@ fn is_held_back(command: &Command, held_keys: &HashSet<Key, RandomState>) -> boo
 }
 
 fn bytes_of(answers: &[Answered]) -> usize {
-    answers.iter().map(|(_, reply)| reply.as_ref().map_or(0, Reply::size_bytes)).sum()
+    answers.iter().flat_map(|(_, reply)| reply).map(Reply::size_bytes).sum()
 }
 
 /// The only command of a batch, if it is a write of a key that is being written.
@@ -144,7 +144,8 @@ impl Shard {
     }
 
     /// Tries all commands. One goes to those that wait if an earlier one on its key did: commands on one key keep their order, as
-    /// those on several keys do, which always wait. `bytes`: of the batch's replies before.
+    /// those on several keys do, which always wait. Behind a write that finds no room all writes are held back, and what is about
+    /// their keys. `bytes`: of the batch's replies before.
     fn sort_out(&self, serving: &Serving, commands: Vec<Command>, mut bytes: usize) -> Sorted {
         let mut replies = Vec::with_capacity(commands.len());
         let (mut group, mut waiting, mut held) = (Group::default(), Vec::new(), Vec::new());
@@ -209,9 +210,8 @@ impl Shard {
         mut held: Vec<Waiting>,
         mut bytes: usize,
         deadline: Instant,
-        answers: &mut Vec<Answered>,
-    ) {
-        let mut has_moved = true;
+    ) -> Vec<Answered> {
+        let (mut answers, mut has_moved) = (Vec::new(), true);
         while let Some((_, first)) = held.first() {
             let progress = self.core.progress.notified();
             let may_fit = self.core.store.admit(payload_bytes(first, None)).is_some();
@@ -237,6 +237,7 @@ impl Shard {
             bytes = sorted.bytes + bytes_of(&waiting);
             answers.extend(tried.chain(grouped).chain(waiting).filter_map(of_batch));
         }
+        answers
     }
 
     /// `bytes`: of what the batch is answered already.

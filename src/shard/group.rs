@@ -29,7 +29,7 @@ pub(super) enum Tried {
     },
     /// It has to wait for a latch or the tier, or for a group that has room for it.
     MustWait(Command),
-    /// It has to wait for room in memory, and so does whatever comes after it.
+    /// It has to wait for room in memory, and so have all writes after it.
     NoRoom(Command),
 }
 

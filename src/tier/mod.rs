@@ -16,7 +16,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-
 use tokio::runtime::Handle;
 
 use crate::cluster::{Fence, FenceToken, ShardName, TierId};

@@ -199,7 +199,7 @@ async fn reads_behind_writes_that_find_no_room_are_answered() {
 #[tokio::test]
 async fn the_spiller_runs_where_its_tier_is_at_home() {
     let side_thread = SideThread::start("spiller").unwrap();
-    let setup = Setup { home: side_thread.runtime().cloned(), ..Setup::new(4) };
+    let setup = Setup { home: Some(side_thread.runtime().clone()), ..Setup::new(4) };
     let rig = setup.start().await;
     rig.tier.hold_flushes();
     for i in 0..100 {
