@@ -143,11 +143,12 @@ impl Loader {
     }
 
     fn complete(&self, core: &Core, batch: Vec<Wanted>, rows: Vec<Record>) {
-        let mut rows: std::collections::HashMap<Key, Arc<Record>, foldhash::fast::RandomState> =
+        let rows: std::collections::HashMap<Key, Arc<Record>, foldhash::fast::RandomState> =
             rows.into_iter().map(|row| (row.key.clone(), Arc::new(row))).collect();
         let now = core.clock.now();
         for (key, id, _) in batch {
-            let row = rows.remove(&key);
+            // A key may be in the batch twice: once for a load that a write has overtaken before it began (R12), once for a new one.
+            let row = rows.get(&key).cloned();
             for ticket in core.store.complete_fill(&key, id, row.as_deref(), now) {
                 self.waiting.answer(ticket, Ok(row.clone()));
             }

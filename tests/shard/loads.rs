@@ -48,6 +48,38 @@ async fn a_load_that_a_delete_has_overtaken_does_not_bring_the_key_back() {
     assert_eq!(rig.get("k").await, None);
 }
 
+/// R12: one load that waits for its turn is overtaken, another of the same key is asked for, and one statement serves both.
+#[tokio::test]
+async fn a_load_that_was_overtaken_before_it_began_takes_nothing_from_the_next() {
+    let rig = Setup::new(1).start().await;
+    for k in ["a", "b", "c", "k"] {
+        rig.put_spilled(k, "old").await;
+    }
+    rig.tier.hold_loads();
+    let mut gets = Vec::new();
+    for k in ["a", "b", "c"] {
+        gets.push(begin_get(&rig, k).await); // now there is nobody left who could load more
+    }
+    let queued = async || {
+        let (asker, misses) = (rig.clone(), rig.stats().await.misses);
+        let get = tokio::spawn(async move { asker.get("k").await });
+        rig.until_stats("the load is asked for", |stats| stats.misses > misses).await;
+        get
+    };
+    let before = rig.tier.loads();
+    let overtaken = queued().await;
+    rig.put("k", "new").await;
+    rig.push_out().await;
+    let next = queued().await;
+    assert_eq!(rig.tier.loads(), before, "both wait for their turn");
+    rig.tier.release_loads();
+    assert_eq!(next.await.unwrap().as_deref(), Some("new"));
+    overtaken.await.unwrap();
+    for get in gets {
+        get.await.unwrap().unwrap();
+    }
+}
+
 /// R12: single-flight.
 #[tokio::test]
 async fn many_who_miss_one_key_share_one_load() {

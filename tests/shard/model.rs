@@ -196,6 +196,7 @@ async fn check(rig: &Rig, workers: &mut [Worker], seed: u64) {
             assert_eq!(times, 1, "seed {seed}: raise {raise}");
         }
     }
+    rig.until_spilled().await; // what the reads have pushed out
     let stats = rig.stats().await;
     assert!(stats.records <= CAPACITY as u64, "{stats:?}");
 }
