@@ -29,7 +29,12 @@ impl Slot {
     /// The slot of a key: CRC16-XMODEM of the key, or of what stands between its first `{` and the next `}` if that
     /// is not empty, mod 16384. Source: the Redis Cluster specification, "Key distribution model" and "Hash tags".
     pub fn of(key: &Key) -> Self {
-        Self(CRC16.checksum(hash_tag(key.as_bytes())) % SLOTS)
+        Self::of_bytes(key.as_bytes())
+    }
+
+    /// Of the bytes of a key.
+    pub fn of_bytes(key: &[u8]) -> Self {
+        Self(CRC16.checksum(hash_tag(key)) % SLOTS)
     }
 
     pub fn get(self) -> u16 {

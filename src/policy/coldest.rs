@@ -1,297 +1,327 @@
 //! The index that finds the coldest record although hits raise ranks behind its back.
 //!
-//! A 4-ary min-heap of *listed* ranks. Between two exclusive calls a record's true rank may only rise, so a listed rank
-//! is a lower bound of the true one, and a record whose listed rank is the lowest and is still true is the coldest.
-//! It knows handles and ranks, and not what a rank means. Source of the heap: Johnson 1975, "Priority queues with
-//! update and finding minimum spanning trees"; of its O(n) construction: Floyd 1964, "Algorithm 245: treesort".
+//! It lists the coldest sixteenth or so of all records as *candidates*, in a heap of their *listed* ranks, and knows up
+//! to which rank its list is complete: the *bound*. Between two exclusive calls a true rank may only rise, so a
+//! candidate's listed rank is a lower bound of its true one, and the lowest listed rank that is still true is that of
+//! the coldest record. When no candidate is left, one pass over all records finds the next ones. It knows handles and
+//! ranks, and not what a rank means. Sources: Williams 1964, "Algorithm 232: heapsort", for the heap; Hoare 1961,
+//! "Algorithm 65: find", for the selection.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::fmt::Debug;
+use std::mem;
 
 use super::Handle;
 
-/// Four children's ranks share a cache line or two, and the heap is half as deep as a binary one.
-const ARITY: usize = 4;
+/// A pass over all records yields this share of them, so each eviction has its share in 16 of a pass's sequential
+/// reads.
+const CANDIDATES_SHARE: usize = 16;
 
-/// The position of a handle that is not listed. Only the last of 2^32 records could be there.
-const ABSENT: u32 = u32::MAX;
+/// However few the records are: a pass over so few is cheap, and need not come at each eviction.
+const CANDIDATES_MIN: usize = 32;
 
-/// An eviction relists up to this many records however few there are: small heaps need no second algorithm.
-const RELISTINGS_MIN: usize = 32;
+/// What is kept by handle and has a rank.
+pub(super) trait Ranked {
+    type Rank: Ord + Copy + Debug + Send + Sync;
 
-/// Relisting a sixteenth of all records, at up to 4 log4(n) comparisons each, is about the work of one rebuild: past it,
-/// an eviction rebuilds, and so does at most about twice that work.
-const RELISTINGS_SHARE: usize = 16;
-
-/// Handles by rank, the lowest first.
-///
-/// **Invariants:** a listed rank is never above the true rank; no parent's listed rank is above its child's;
-/// `positions` holds each listed handle's index into `ranks` and `handles`, which are equally long.
-#[derive(Debug)]
-pub(super) struct Coldest<R> {
-    ranks: Vec<R>,
-    handles: Vec<Handle>,
-    /// By handle; grows with the highest handle seen and never shrinks.
-    positions: Vec<u32>,
+    /// The true rank; `None` if the handle is not in the policy.
+    fn rank(&self) -> Option<Self::Rank>;
 }
 
-impl<R: Ord + Copy> Coldest<R> {
+/// The handles of the lowest ranks.
+///
+/// **Invariants:** a handle whose true rank is below the bound is a candidate, listed with a rank that is not above its
+/// true one; no listed rank is above the bound.
+///
+/// Removal does not touch the list, so there may be other candidates too: of handles that are not in the policy any
+/// more, or that are again, with another rank. They do no harm: a handle whose true rank is below such a listed one,
+/// and so below the bound, is listed once more with that or less, and met first.
+#[derive(Debug)]
+pub(super) struct Coldest<H: Ranked> {
+    candidates: BinaryHeap<Candidate<H::Rank>>,
+    /// `None` is below all ranks.
+    bound: Option<H::Rank>,
+}
+
+/// Listed rank and handle. Reversed, as the heap has its greatest element on top.
+type Candidate<R> = Reverse<(R, Handle)>;
+
+impl<H: Ranked> Coldest<H> {
     pub fn new() -> Self {
-        Self { ranks: Vec::new(), handles: Vec::new(), positions: Vec::new() }
+        Self { candidates: BinaryHeap::new(), bound: None }
     }
 
-    pub fn len(&self) -> usize {
-        self.handles.len()
-    }
-
-    /// Lists a handle that is not listed. O(1) if no rank is higher.
-    pub fn insert(&mut self, handle: Handle, rank: R) {
-        debug_assert!(self.position(handle).is_none(), "handle {handle} is listed already");
-        // A caller's mistake must not become a handle in two places.
-        self.remove(handle);
-        if self.positions.len() <= handle as usize {
-            self.positions.resize(handle as usize + 1, ABSENT);
+    /// Lists a handle that came in, if its rank is within the bound. O(log n), O(1) if it is not.
+    pub fn insert(&mut self, handle: Handle, rank: H::Rank) {
+        if Some(rank) > self.bound {
+            return;
         }
-        let leaf = self.len();
-        self.ranks.push(rank);
-        self.handles.push(handle);
-        let at = self.hole_up(leaf, rank);
-        self.place(at, handle, rank);
-    }
-
-    /// Unlists a handle, if it is listed.
-    pub fn remove(&mut self, handle: Handle) {
-        let Some(at) = self.position(handle) else { return };
-        if let Some(position) = self.positions.get_mut(handle as usize) {
-            *position = ABSENT;
-        }
-        let (Some(rank), Some(last)) = (self.ranks.pop(), self.handles.pop()) else { return };
-        if last != handle {
-            // The last leaf fills the gap. It comes from another branch, so it may belong above the gap or below it.
-            let at = self.hole_up(at, rank);
-            let at = self.hole_down(at, rank);
-            self.place(at, last, rank);
+        if self.candidates.len() < self.candidates.capacity() {
+            self.candidates.push(Reverse((rank, handle)));
+        } else {
+            // As many have come since the last pass as it found: the next one, which makes room again, is paid for.
+            self.clear();
         }
     }
 
-    /// Unlists the handle with the lowest listed rank: the coldest, where ranks never rise.
-    pub fn pop(&mut self) -> Option<Handle> {
-        let &handle = self.handles.first()?;
-        self.remove(handle);
-        Some(handle)
+    /// Forgets all candidates. Whoever lets a rank sink has to do so.
+    pub fn clear(&mut self) {
+        self.candidates.clear();
+        self.bound = None;
     }
 
-    /// Unlists the handle with the lowest true rank.
+    /// The handle with the lowest true rank of all; its owner takes it out. `None` after a pass that found no rank.
     ///
-    /// O(log n) for each record that was raised since it was last listed and is met on the way, so amortized over
-    /// the hits that raised them; at worst O(n).
-    pub fn evict(&mut self, true_rank: impl Fn(Handle) -> R) -> Option<Handle> {
-        for _ in 0..RELISTINGS_MIN.max(self.len() / RELISTINGS_SHARE) {
-            let (&listed, &handle) = (self.ranks.first()?, self.handles.first()?);
-            let rank = true_rank(handle);
-            debug_assert!(listed <= rank, "the rank of handle {handle} sank");
-            if rank == listed {
-                // Every other true rank is at least its listed one, and that is at least this one.
-                return self.pop();
+    /// O(log n) for each candidate it meets; at worst it meets them all, and then passes over all records, O(n). But
+    /// who is met in vain was raised by a hit or removed since it was listed, so the cost is amortized over those.
+    pub fn evict(&mut self, records: &[H]) -> Option<Handle> {
+        loop {
+            if self.candidates.is_empty() {
+                self.find_candidates(records);
             }
-            let at = self.hole_down(0, rank);
-            self.place(at, handle, rank);
-        }
-        self.rebuild(true_rank);
-        self.pop()
-    }
-
-    /// Lists every handle with its true rank, in O(n). The only way for a rank to sink.
-    pub fn rebuild(&mut self, true_rank: impl Fn(Handle) -> R) {
-        for (rank, &handle) in self.ranks.iter_mut().zip(&self.handles) {
-            *rank = true_rank(handle);
-        }
-        let parents = self.len().saturating_sub(1).div_ceil(ARITY);
-        for parent in (0..parents).rev() {
-            let (Some(&rank), Some(&handle)) = (self.ranks.get(parent), self.handles.get(parent)) else { continue };
-            let at = self.hole_down(parent, rank);
-            self.place(at, handle, rank);
-        }
-    }
-
-    /// How many listed handles have a lower true rank; `None` if this one is not listed. O(n).
-    pub fn rank<K: Ord>(&self, handle: Handle, true_rank: impl Fn(Handle) -> K) -> Option<usize> {
-        self.position(handle)?;
-        let own = true_rank(handle);
-        Some(self.handles.iter().filter(|&&other| true_rank(other) < own).count())
-    }
-
-    pub fn listed(&self, handle: Handle) -> Option<R> {
-        self.ranks.get(self.position(handle)?).copied()
-    }
-
-    fn position(&self, handle: Handle) -> Option<usize> {
-        self.positions.get(handle as usize).filter(|&&position| position != ABSENT).map(|&position| position as usize)
-    }
-
-    /// Moves the hole `at` up, each higher ranked parent down into it, until `rank` fits; returns where.
-    fn hole_up(&mut self, mut at: usize, rank: R) -> usize {
-        while at > 0 {
-            let parent = (at - 1) / ARITY;
-            let (Some(&above), Some(&handle)) = (self.ranks.get(parent), self.handles.get(parent)) else { break };
-            if above <= rank {
-                break;
+            let mut lowest = self.candidates.peek_mut()?;
+            let Reverse((listed, handle)) = *lowest;
+            match records.get(handle as usize).and_then(H::rank) {
+                // Every other true rank is at least the bound, or at least its listed one, and neither is below this
+                // one.
+                Some(rank) if rank == listed => {
+                    PeekMut::pop(lowest);
+                    return Some(handle);
+                }
+                Some(rank) if Some(rank) <= self.bound => {
+                    debug_assert!(listed < rank, "the rank of handle {handle} sank");
+                    *lowest = Reverse((rank, handle));
+                }
+                Some(_) | None => {
+                    PeekMut::pop(lowest);
+                }
             }
-            self.place(at, handle, above);
-            at = parent;
         }
-        at
     }
 
-    /// Moves the hole `at` down, its lowest ranked child up into it, until `rank` fits; returns where.
-    fn hole_down(&mut self, mut at: usize, rank: R) -> usize {
-        while let Some((child, below)) = self.lowest_child(at) {
-            let Some(&handle) = self.handles.get(child) else { break };
-            if rank <= below {
-                break;
+    /// Lists the coldest with their true ranks. Sequential reads, and O(n) in all, as each selection halves its list.
+    fn find_candidates(&mut self, records: &[H]) {
+        let count = CANDIDATES_MIN.max(records.len() / CANDIDATES_SHARE);
+        let mut lowest = mem::take(&mut self.candidates).into_vec();
+        // Room for as many again: for the search, and then for records that come in within the bound.
+        lowest.reserve_exact(2 * count);
+        let mut bound = None;
+        for (record, handle) in records.iter().zip(0..) {
+            let Some(rank) = record.rank() else { continue };
+            if bound.is_some_and(|bound| bound < rank) {
+                continue;
             }
-            self.place(at, handle, below);
-            at = child;
+            lowest.push(Reverse((rank, handle)));
+            if lowest.len() == 2 * count {
+                bound = keep_lowest(&mut lowest, count);
+            }
         }
-        at
+        self.bound = keep_lowest(&mut lowest, count);
+        self.candidates = lowest.into();
     }
+}
 
-    fn lowest_child(&self, parent: usize) -> Option<(usize, R)> {
-        let first = parent * ARITY + 1;
-        let children = self.ranks.get(first..self.len().min(first + ARITY))?;
-        let (nth, &rank) = children.iter().enumerate().min_by_key(|&(_, rank)| rank)?;
-        Some((first + nth, rank))
+/// Drops all but the `count` lowest; returns the highest rank left.
+fn keep_lowest<R: Ord + Copy>(candidates: &mut Vec<Candidate<R>>, count: usize) -> Option<R> {
+    if count < candidates.len() {
+        candidates.select_nth_unstable_by_key(count, |&Reverse(candidate)| candidate);
+        candidates.truncate(count);
     }
+    candidates.iter().map(|&Reverse((rank, _))| rank).max()
+}
 
-    fn place(&mut self, at: usize, handle: Handle, rank: R) {
-        if let (Some(r), Some(h), Some(p)) =
-            (self.ranks.get_mut(at), self.handles.get_mut(at), self.positions.get_mut(handle as usize))
-        {
-            // Positions are fewer than handles, which are 32 bits wide.
-            (*r, *h, *p) = (rank, handle, at as u32);
+#[cfg(test)]
+impl<H: Ranked> Coldest<H> {
+    /// Panics if an invariant does not hold, or if the list is longer than it may be.
+    pub fn check(&self, records: &[H]) {
+        let mut listed = std::collections::HashMap::new();
+        for &Reverse((rank, handle)) in &self.candidates {
+            assert!(Some(rank) <= self.bound, "handle {handle} is listed above the bound");
+            let lowest = listed.entry(handle).or_insert(rank);
+            *lowest = rank.min(*lowest);
         }
-    }
-
-    /// Panics if an invariant does not hold.
-    #[cfg(test)]
-    pub fn check(&self, true_rank: impl Fn(Handle) -> R) {
-        assert_eq!(self.ranks.len(), self.handles.len());
-        for (at, (&rank, &handle)) in self.ranks.iter().zip(&self.handles).enumerate() {
-            assert_eq!(self.position(handle), Some(at), "handle {handle} is not where its position says");
-            assert!(rank <= true_rank(handle), "handle {handle} is listed above its true rank");
-            assert!(at == 0 || self.ranks[(at - 1) / ARITY] <= rank, "handle {handle} is below a higher rank");
+        for (handle, record) in (0..).zip(records) {
+            let Some(rank) = record.rank().filter(|&rank| Some(rank) < self.bound) else { continue };
+            let listed = listed.get(&handle);
+            assert!(listed.is_some_and(|&listed| listed <= rank), "handle {handle} has {rank:?}, listed is {listed:?}");
         }
-        assert_eq!(self.positions.iter().filter(|&&position| position != ABSENT).count(), self.len());
+        assert!(self.candidates.capacity() <= 2 * CANDIDATES_MIN.max(records.len() / CANDIDATES_SHARE));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn listed(ranks: &[u64]) -> Coldest<u64> {
-        let mut coldest = Coldest::new();
-        for (handle, &rank) in ranks.iter().enumerate() {
-            coldest.insert(handle as Handle, rank);
+    impl Ranked for Option<u64> {
+        type Rank = u64;
+
+        fn rank(&self) -> Option<u64> {
+            *self
         }
+    }
+
+    fn records(ranks: impl IntoIterator<Item = u64>) -> Vec<Option<u64>> {
+        ranks.into_iter().map(Some).collect()
+    }
+
+    /// An index that has found its candidates among these records, and found that `evicted` is the coldest.
+    fn after_a_pass(records: &mut [Option<u64>], evicted: Handle) -> Coldest<Option<u64>> {
+        let mut coldest = Coldest::new();
+        assert_eq!(coldest.evict(records), Some(evicted));
+        records[evicted as usize] = None;
         coldest
     }
 
-    fn drain(coldest: &mut Coldest<u64>, ranks: &[u64]) -> Vec<u64> {
-        std::iter::from_fn(|| coldest.evict(|handle| ranks[handle as usize])).map(|h| ranks[h as usize]).collect()
+    fn drain(coldest: &mut Coldest<Option<u64>>, mut records: Vec<Option<u64>>) -> Vec<u64> {
+        let evict = || {
+            coldest.check(&records);
+            let handle = coldest.evict(&records)?;
+            records[handle as usize].take()
+        };
+        std::iter::from_fn(evict).collect()
     }
 
-    fn sorted(ranks: &[u64]) -> Vec<u64> {
-        let mut sorted = ranks.to_vec();
+    fn sorted(records: &[Option<u64>]) -> Vec<u64> {
+        let mut sorted: Vec<u64> = records.iter().copied().flatten().collect();
         sorted.sort_unstable();
         sorted
     }
 
     #[test]
-    fn empty_index_evicts_nothing() {
-        let mut coldest = Coldest::<u64>::new();
-        assert_eq!(coldest.evict(|_| 0), None);
-        assert_eq!(coldest.pop(), None);
-        coldest.rebuild(|_| 0);
-        coldest.remove(7);
-        assert_eq!(coldest.len(), 0);
-        assert_eq!(coldest.rank(7, |_| 0), None);
+    fn without_records_nothing_is_evicted() {
+        let mut coldest = Coldest::<Option<u64>>::new();
+        assert_eq!(coldest.evict(&[]), None);
+        assert_eq!(coldest.evict(&[None, None]), None);
+        coldest.insert(0, 1);
+        assert_eq!(coldest.evict(&[None]), None);
     }
 
     #[test]
-    fn insert_of_the_highest_rank_moves_nothing() {
-        let mut coldest = listed(&(0..100).collect::<Vec<_>>());
-        let before = coldest.handles.clone();
-        coldest.insert(100, 100);
-        assert_eq!(coldest.handles[..100], before);
-        assert_eq!(coldest.handles[100], 100);
+    fn a_sixteenth_of_the_records_are_candidates() {
+        for (count, candidates) in [(1, 1), (32, 32), (33, 32), (512, 32), (1_600, 100)] {
+            // From the warmest to the coldest: the order that makes a pass select most often.
+            let mut records = records((0..count).rev());
+            let coldest = after_a_pass(&mut records, count as Handle - 1);
+            assert_eq!(coldest.candidates.len(), candidates - 1, "of {count}");
+            assert_eq!(coldest.bound, Some(candidates as u64 - 1), "of {count}");
+            coldest.check(&records);
+        }
     }
 
     #[test]
-    fn an_unlisted_handle_can_be_listed_again() {
-        let mut coldest = listed(&[1, 2, 3]);
-        coldest.remove(0);
-        assert_eq!(coldest.listed(0), None);
-        coldest.insert(0, 4);
-        assert_eq!(coldest.listed(0), Some(4));
-        assert_eq!(drain(&mut coldest, &[4, 2, 3]), [2, 3, 4]);
+    fn a_record_that_comes_in_above_the_bound_is_no_candidate() {
+        let mut records = records(0..100);
+        let mut coldest = after_a_pass(&mut records, 0);
+        records.extend([Some(31), Some(32)]);
+        coldest.insert(100, 31);
+        assert_eq!(coldest.candidates.len(), 32);
+        coldest.insert(101, 32);
+        assert_eq!(coldest.candidates.len(), 32);
+        assert_eq!(drain(&mut coldest, records.clone()), sorted(&records));
     }
 
     #[test]
-    fn when_all_records_were_raised_one_eviction_relists_no_more_than_its_share() {
-        let before: Vec<u64> = (0..10_000).collect();
-        let after: Vec<u64> = before.iter().map(|rank| 30_000 - rank).collect();
-        let mut coldest = listed(&before);
-        let asked = std::cell::Cell::new(0);
-        let coldest_of_all = coldest.evict(|handle| {
-            asked.set(asked.get() + 1);
-            after[handle as usize]
-        });
-        assert_eq!(coldest_of_all, Some(9_999));
-        // One question for each relisting, one for each record in the rebuild.
-        assert_eq!(asked.get(), 10_000 / RELISTINGS_SHARE + 10_000);
-        coldest.check(|handle| after[handle as usize]);
-        assert_eq!(drain(&mut coldest, &after), sorted(&after)[1..]);
+    fn a_handle_that_is_used_again_leaves_by_its_new_rank() {
+        for rank in [1, 5, 31, 32, 1_000] {
+            let mut records = records(0..100);
+            let mut coldest = after_a_pass(&mut records, 0);
+            records[5] = None;
+            records[7] = Some(rank);
+            coldest.insert(7, rank);
+            assert_eq!(drain(&mut coldest, records.clone()), sorted(&records), "new rank {rank}");
+        }
+    }
+
+    #[test]
+    fn candidates_of_one_handle_do_not_pile_up() {
+        let mut records = records(0..100);
+        let mut coldest = after_a_pass(&mut records, 0);
+        for life in 0..1_000 {
+            records[1] = Some(life % 10);
+            coldest.insert(1, life % 10);
+            coldest.check(&records);
+        }
+        assert_eq!(drain(&mut coldest, records.clone()), sorted(&records));
+    }
+
+    #[test]
+    fn when_all_records_were_raised_one_eviction_meets_each_candidate_and_then_each_record_once() {
+        struct Asked<'a>(u64, &'a Cell<usize>);
+
+        impl Ranked for Asked<'_> {
+            type Rank = u64;
+
+            fn rank(&self) -> Option<u64> {
+                self.1.set(self.1.get() + 1);
+                Some(self.0)
+            }
+        }
+
+        let asked = Cell::new(0);
+        let mut records: Vec<Asked> = (0..10_000).map(|rank| Asked(rank, &asked)).collect();
+        let mut coldest = Coldest::new();
+        assert_eq!(coldest.evict(&records), Some(0));
+        records.iter_mut().for_each(|record| record.0 = 30_000 - record.0);
+        asked.set(0);
+        assert_eq!(coldest.evict(&records), Some(9_999));
+        // The first candidate is gone already, and of the new ones the coldest is asked once more.
+        assert_eq!(asked.get(), (10_000 / CANDIDATES_SHARE - 1) + 10_000 + 1);
     }
 
     proptest! {
         #[test]
-        fn raised_ranks_leave_in_true_order(pairs in prop::collection::vec((0..1000_u64, 0..1000_u64), 0..300)) {
-            let before: Vec<u64> = pairs.iter().map(|&(rank, _)| rank).collect();
-            let after: Vec<u64> = pairs.iter().map(|&(rank, raise)| rank + raise).collect();
-            let mut coldest = listed(&before);
-            coldest.check(|handle| after[handle as usize]);
-            prop_assert_eq!(drain(&mut coldest, &after), sorted(&after));
+        fn raised_ranks_leave_in_true_order(pairs in prop::collection::vec((0..1000_u64, 0..1000_u64), 1..300)) {
+            let mut before = records(pairs.iter().map(|&(rank, _)| rank));
+            let first = (0..before.len()).min_by_key(|&handle| (before[handle], handle)).unwrap();
+            let mut coldest = after_a_pass(&mut before, first as Handle);
+            let mut after = records(pairs.iter().map(|&(rank, raise)| rank + raise));
+            after[first] = None;
+            let expected = sorted(&after);
+            prop_assert_eq!(drain(&mut coldest, after), expected);
         }
 
         #[test]
-        fn rebuilt_index_lists_true_ranks_even_when_they_sank(
-            pairs in prop::collection::vec((0..1000_u64, 0..1000_u64), 0..300),
-        ) {
+        fn cleared_index_follows_ranks_that_sank(pairs in prop::collection::vec((0..1000_u64, 0..1000_u64), 1..300)) {
             let (before, after): (Vec<u64>, Vec<u64>) = pairs.into_iter().unzip();
-            let mut coldest = listed(&before);
-            coldest.rebuild(|handle| after[handle as usize]);
-            coldest.check(|handle| after[handle as usize]);
-            for (handle, &rank) in after.iter().enumerate() {
-                prop_assert_eq!(coldest.listed(handle as Handle), Some(rank));
-            }
-            prop_assert_eq!(drain(&mut coldest, &after), sorted(&after));
+            let (before, after) = (records(before), records(after));
+            let mut coldest = Coldest::new();
+            coldest.evict(&before);
+            coldest.clear();
+            let expected = sorted(&after);
+            prop_assert_eq!(drain(&mut coldest, after), expected);
         }
 
         #[test]
-        fn removal_anywhere_keeps_the_heap_a_heap(
-            ranks in prop::collection::vec(0..1000_u64, 1..200),
-            removed in prop::collection::vec(any::<prop::sample::Index>(), 0..100),
+        fn records_come_go_and_rise_and_the_coldest_is_found(
+            steps in prop::collection::vec((0..90_usize, 0..60_u64, 0..5_u8), 0..800),
         ) {
-            let mut coldest = listed(&ranks);
-            let mut left: Vec<Option<u64>> = ranks.iter().copied().map(Some).collect();
-            for index in removed {
-                let handle = index.index(ranks.len());
-                coldest.remove(handle as Handle);
-                left[handle] = None;
-                coldest.check(|handle| ranks[handle as usize]);
+            let mut records: Vec<Option<u64>> = records(0..90);
+            let mut coldest = Coldest::new();
+            for (handle, rank, step) in steps {
+                match (step, records[handle]) {
+                    (0, _) => {
+                        let expected = records.iter().copied().flatten().min();
+                        let evicted = coldest.evict(&records);
+                        prop_assert_eq!(evicted.and_then(|handle| records[handle as usize].take()), expected);
+                    }
+                    (1, _) => records[handle] = None,
+                    (_, Some(before)) => records[handle] = Some(before + rank),
+                    (_, None) => {
+                        records[handle] = Some(rank);
+                        coldest.insert(handle as Handle, rank);
+                    }
+                }
+                coldest.check(&records);
             }
-            let left: Vec<u64> = left.into_iter().flatten().collect();
-            prop_assert_eq!(drain(&mut coldest, &ranks), sorted(&left));
+            let expected = sorted(&records);
+            prop_assert_eq!(drain(&mut coldest, records), expected);
         }
     }
 }

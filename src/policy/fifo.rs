@@ -1,49 +1,51 @@
 //! First in, first out: the record that came first leaves first, whatever happened to it since.
 //!
-//! A record's rank is the stamp of its insertion, so the index's listed ranks are always the true ones. Source:
-//! Mattson, Gecsei, Slutz, Traiger 1970, "Evaluation techniques for storage hierarchies".
+//! An LRU to which the only use of a record is its insertion. Source: Mattson, Gecsei, Slutz, Traiger 1970, "Evaluation
+//! techniques for storage hierarchies".
 
-use super::coldest::Coldest;
-use super::{Handle, Policy};
+use super::lru::Lru;
+use super::{Handle, Policy, Settling};
 
 #[derive(Debug)]
-pub(super) struct Fifo {
-    insertions: u64,
-    coldest: Coldest<u64>,
-}
+pub(super) struct Fifo(Lru);
 
 impl Fifo {
     pub fn new() -> Self {
-        Self { insertions: 0, coldest: Coldest::new() }
+        Self(Lru::new())
     }
 }
 
 impl Policy for Fifo {
     fn insert(&mut self, handle: Handle) {
-        self.coldest.insert(handle, self.insertions);
-        self.insertions += 1;
+        self.0.insert(handle);
     }
 
-    fn hit(&self, _: Handle) {}
+    fn hit(&self, _: Handle) -> Settling {
+        Settling::NotDue
+    }
 
     fn prefetch(&self, _: Handle) {}
 
     fn update(&mut self, _: Handle) {}
 
     fn remove(&mut self, handle: Handle) {
-        self.coldest.remove(handle);
+        self.0.remove(handle);
     }
 
     fn evict(&mut self) -> Option<Handle> {
-        self.coldest.pop()
+        self.0.evict()
+    }
+
+    fn settle(&mut self) {
+        self.0.settle();
     }
 
     fn rank(&self, handle: Handle) -> Option<usize> {
-        self.coldest.rank(handle, |other| self.coldest.listed(other))
+        self.0.rank(handle)
     }
 
     fn len(&self) -> usize {
-        self.coldest.len()
+        self.0.len()
     }
 }
 
@@ -52,21 +54,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::PolicyKind;
-    use super::super::model::{Model, assert_agree, steps};
+    use super::super::model::{Model, assert_agree, drain, hit_all, steps};
     use super::*;
 
     fn check(fifo: &Fifo) {
-        fifo.coldest.check(|handle| fifo.coldest.listed(handle).unwrap());
+        fifo.0.check();
     }
 
     #[test]
     fn neither_reads_nor_overwrites_delay_the_first_in() {
         let mut fifo = Fifo::new();
         (0..3).for_each(|handle| fifo.insert(handle));
-        fifo.hit(0);
+        hit_all(&fifo, [0]);
         fifo.update(0);
         assert_eq!(fifo.rank(0), Some(0));
-        assert_eq!([fifo.evict(), fifo.evict(), fifo.evict(), fifo.evict()], [Some(0), Some(1), Some(2), None]);
+        assert_eq!(drain(&mut fifo), [0, 1, 2]);
     }
 
     #[test]
@@ -89,6 +91,11 @@ mod tests {
         #[test]
         fn many_records_leave_as_in_the_textbook(steps in steps(150)) {
             assert_agree(Fifo::new(), Model::new(PolicyKind::Fifo), &steps, check);
+        }
+
+        #[test]
+        fn renumbered_records_leave_as_in_the_textbook(steps in steps(60), period in 0..60_u32) {
+            assert_agree(Fifo(Lru::settled_every(period)), Model::new(PolicyKind::Fifo), &steps, check);
         }
     }
 }

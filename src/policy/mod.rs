@@ -1,7 +1,8 @@
 //! Eviction policies over opaque handles: which record leaves memory next.
 //!
 //! A policy sees handles only, never keys, values or locks. Its owner calls [`Policy::hit`] under a shared lock and
-//! everything else under an exclusive one. Each policy is one file with its paper and its tests.
+//! everything else under an exclusive one. Each policy is one file with its paper and its tests; what they have in
+//! common is in `order`.
 
 mod coldest;
 mod fifo;
@@ -12,6 +13,8 @@ mod lfu;
 mod lru;
 #[cfg(test)]
 mod model;
+mod order;
+mod stamps;
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,16 +24,26 @@ use serde::{Deserialize, Serialize};
 /// A record's place in its partition's slab: small, dense and reused.
 pub type Handle = u32;
 
+/// Whether [`Policy::settle`] has something to do.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settling {
+    Due,
+    NotDue,
+}
+
 /// An eviction order over handles.
 ///
 /// The order is exact: after any sequence of calls from one thread, [`Policy::evict`] returns what the textbook's
-/// algorithm would. Hits that race each other are ordered arbitrarily, as they were.
+/// algorithm would. Hits that race each other are ordered arbitrarily, as they were. So are hits that come more than
+/// 2^30 after settling was due.
 pub trait Policy: Send + Sync {
     /// Takes a new record in, as just used. `handle` is not in the policy.
     fn insert(&mut self, handle: Handle);
 
-    /// A read of a record, under a shared lock: a few relaxed atomic operations, no waiting.
-    fn hit(&self, handle: Handle);
+    /// A read of a record, under a shared lock: a few relaxed atomic operations, no waiting. Nothing happens if it is
+    /// not in the policy. When told so, the caller has to see to an exclusive call soon: each of them settles.
+    fn hit(&self, handle: Handle) -> Settling;
 
     /// Asks the processor for what [`Policy::hit`] will touch.
     fn prefetch(&self, handle: Handle);
@@ -43,6 +56,9 @@ pub trait Policy: Send + Sync {
 
     /// Takes the coldest record out. `None` when empty.
     fn evict(&mut self) -> Option<Handle>;
+
+    /// Does what hits have made due, if anything, as every exclusive call does first. At worst O(n log n).
+    fn settle(&mut self);
 
     /// How many records would leave before this one; `None` if it is not in the policy. Takes time linear in the
     /// number of records: for explanations only.
@@ -154,8 +170,8 @@ mod tests {
             let mut policy = kind.build(3);
             (0..3).for_each(|handle| policy.insert(handle));
             // Used most: 0. Used last: 1. In first: 0.
-            [0, 0, 0, 2, 1, 1].into_iter().for_each(|handle| policy.hit(handle));
-            std::iter::from_fn(|| policy.evict()).collect::<Vec<_>>()
+            model::hit_all(policy.as_ref(), [0, 0, 0, 2, 1, 1]);
+            model::drain(policy.as_mut())
         });
         assert_eq!(evicted, [[0, 2, 1], [2, 1, 0], [0, 1, 2]]);
     }

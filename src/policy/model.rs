@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Handle, Policy, PolicyKind};
+use super::{Handle, Policy, PolicyKind, Settling};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
@@ -91,7 +91,20 @@ impl Model {
     }
 }
 
-/// Takes both through the same steps, then drains both; panics where they differ. `check` looks at the policy's insides.
+/// Hits of an owner who does not settle before the next exclusive call.
+pub(super) fn hit_all(policy: &(impl Policy + ?Sized), handles: impl IntoIterator<Item = Handle>) {
+    for handle in handles {
+        let _ = policy.hit(handle);
+    }
+}
+
+/// All handles, the first to leave first.
+pub(super) fn drain(policy: &mut (impl Policy + ?Sized)) -> Vec<Handle> {
+    std::iter::from_fn(|| policy.evict()).collect()
+}
+
+/// Takes both through the same steps, then drains both; panics where they differ. `check` looks at the policy's
+/// insides.
 pub(super) fn assert_agree<P: Policy>(mut policy: P, mut model: Model, steps: &[Step], check: impl Fn(&P)) {
     for &step in steps {
         match step {
@@ -107,7 +120,10 @@ pub(super) fn assert_agree<P: Policy>(mut policy: P, mut model: Model, steps: &[
             }
             Step::Hit(handle) if model.place(handle).is_some() => {
                 model.touch(handle);
-                policy.hit(handle);
+                if policy.hit(handle) == Settling::Due {
+                    model.age();
+                    policy.settle();
+                }
             }
             Step::Hit(_) | Step::Update(_) => continue,
             Step::Remove(handle) => {

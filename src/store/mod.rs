@@ -9,15 +9,19 @@
 //! Lock order: one partition at a time, never two. Under a partition's lock there is no I/O, no logging and no drop of
 //! a value.
 
+mod arena;
 mod budget;
 mod entry;
 mod fills;
 mod filter;
 mod hash;
+mod index;
 #[cfg(test)]
 #[cfg(feature = "shuttle")]
 mod interleavings;
+mod packed;
 mod partition;
+mod slab;
 mod slot_lists;
 mod spill_queue;
 #[cfg(test)]
@@ -26,7 +30,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::command::{Effect, Found, Place};
-use crate::policy::PolicyKind;
+use crate::policy::{PolicyKind, Settling};
 use crate::record::{KEY_BYTES_MAX, Key, Record, Timestamp, VALUE_BYTES_MAX, Version};
 use crate::slots::{Slot, SlotSet};
 use crate::sync::RwLock;
@@ -179,10 +183,16 @@ impl Store {
         Self { partitions, hasher, budget, next_spill: AtomicUsize::new(0), last_scan: AtomicU64::new(0) }
     }
 
-    /// What memory knows of a key, as a read that the policy takes note of. Takes a read lock only.
+    /// What memory knows of a key, as a read that the policy takes note of. Takes a read lock only, but for once in two
+    /// billion reads.
     pub fn get(&self, key: &Key, now: Timestamp) -> Lookup {
         let hash = self.hash(key);
-        self.partition(hash).read().get(key, hash, now)
+        let partition = self.partition(hash);
+        let (lookup, settling) = partition.read().get(key, hash, now);
+        if settling == Settling::Due {
+            partition.write().policy.settle();
+        }
+        lookup
     }
 
     /// Has the processor fetch what memory holds of some keys, so that the waits for one overlap with those for the others. At most
@@ -192,10 +202,10 @@ impl Store {
         for (entry, key) in entries.iter_mut().zip(keys) {
             let hash = self.hash(key);
             let partition = self.partition(hash);
-            *entry = partition.read().prefetch_entry(hash).map(|handle| (partition, handle));
+            *entry = partition.read().prefetch_place(hash).map(|handle| (partition, handle));
         }
         for (partition, handle) in entries.into_iter().flatten() {
-            partition.read().prefetch_payload(handle);
+            partition.read().slab.prefetch_entry(handle);
         }
     }
 

@@ -5,23 +5,28 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 
 use super::budget::{Admission, Budget};
-use super::entry::{Entry, Flags, Payload, Slab};
+use super::entry::{Entry, Flags};
 use super::fills::{FillId, Fills, Ticket};
 use super::filter::SpilledKeys;
 use super::hash::{Hasher, KeyHash};
-use super::slot_lists::SlotLists;
+use super::index::Index;
+use super::slab::{Large, Slab};
+use super::slot_lists::{Listed, SlotLists};
 use super::{Fill, Known, Lookup, Sighting, Spill, StoreStats};
 use crate::command::{Effect, Found, Place};
 use crate::mutants::{Rule, is_planted};
-use crate::policy::{Handle, Policy, PolicyKind};
+use crate::policy::{Handle, Policy, PolicyKind, Settling};
 use crate::record::{Key, Record, Timestamp, Version, is_expired};
 use crate::slots::{Slot, SlotSet};
 
-/// Payloads that left the table under its lock, to be dropped after it.
-pub(super) type Garbage = Vec<Payload>;
+/// What left the table under its lock, to be dropped after it.
+pub(super) type Garbage = Vec<Box<Large>>;
+
+/// For so many slots it takes less to look at all entries than at the chains of each.
+const SLOTS_WALKED_MIN: usize = 2048;
 
 /// A partition's share of the store's bounds. What waits for the tier is bounded by the store's budget instead.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +39,7 @@ pub(super) struct Limits {
 }
 
 pub(super) struct Partition {
-    pub(super) table: HashTable<Handle>,
+    pub(super) index: Index,
     pub(super) slab: Slab,
     /// Knows exactly the resident entries.
     pub(super) policy: Box<dyn Policy>,
@@ -70,7 +75,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    fn of(entry: &Entry) -> Self {
+    fn of(entry: &Entry<'_>) -> Self {
         let flags = entry.flags;
         let one = usize::from;
         Self {
@@ -98,11 +103,11 @@ impl Counts {
         self.bytes_resident = combine(self.bytes_resident, other.bytes_resident);
     }
 
-    fn add(&mut self, entry: &Entry) {
+    fn add(&mut self, entry: &Entry<'_>) {
         self.merge(Self::of(entry), |a, b| a + b);
     }
 
-    fn subtract(&mut self, entry: &Entry) {
+    fn subtract(&mut self, entry: &Entry<'_>) {
         self.merge(Self::of(entry), |a, b| a - b);
     }
 }
@@ -110,11 +115,11 @@ impl Counts {
 impl Partition {
     pub fn new(policy: PolicyKind, limits: Limits, hasher: Hasher, budget: Arc<Budget>) -> Self {
         Self {
-            table: HashTable::new(),
+            index: Index::new(),
             slab: Slab::default(),
             policy: policy.build(limits.records_max),
             filter: SpilledKeys::new(limits.spill == Spill::Nothing),
-            slots: SlotLists::new(),
+            slots: SlotLists::new(limits.records_max),
             expiries: BTreeSet::new(),
             spill_queue: VecDeque::new(),
             fills: Fills::default(),
@@ -128,36 +133,23 @@ impl Partition {
         }
     }
 
-    pub fn get(&self, key: &Key, hash: KeyHash, now: Timestamp) -> Lookup {
-        match self.find(key, hash) {
-            Some((handle, entry)) => {
-                if entry.is_resident() {
-                    self.policy.hit(handle);
-                }
-                lookup(entry, now)
-            }
-            None => self.lookup_absent(hash),
-        }
+    pub fn get(&self, key: &Key, hash: KeyHash, now: Timestamp) -> (Lookup, Settling) {
+        let Some((handle, entry)) = self.find(key, hash) else { return (self.lookup_absent(hash), Settling::NotDue) };
+        let settling = if entry.is_resident() { self.policy.hit(handle) } else { Settling::NotDue };
+        (lookup(&entry, now), settling)
     }
 
-    /// Asks the processor for the entry that is most likely the one of this hash.
-    pub fn prefetch_entry(&self, hash: KeyHash) -> Option<Handle> {
-        let handle = *self.table.find(hash.table(), |_| true)?;
-        self.slab.prefetch(handle);
+    /// Asks the processor for where the entry is that is most likely the one of this hash.
+    pub fn prefetch_place(&self, hash: KeyHash) -> Option<Handle> {
+        let handle = self.index.first(hash)?;
+        self.slab.prefetch_place(handle);
         self.policy.prefetch(handle);
         Some(handle)
     }
 
-    /// Asks it for the key and value of an entry that has come.
-    pub fn prefetch_payload(&self, handle: Handle) {
-        if let Some(entry) = self.slab.get(handle) {
-            entry.prefetch_payload();
-        }
-    }
-
     pub fn peek(&self, key: &Key, hash: KeyHash, now: Timestamp) -> Lookup {
         match self.find(key, hash) {
-            Some((_, entry)) => lookup(entry, now),
+            Some((_, entry)) => lookup(&entry, now),
             None => self.lookup_absent(hash),
         }
     }
@@ -197,7 +189,7 @@ impl Partition {
         if let (Some(row), Some(admission)) = (row, admission) {
             let flags = Flags { clean: true, in_tier: true, ..Flags::default() };
             self.filter.insert(hash);
-            self.insert_resident(Entry::new(row, Slot::of(key), flags), hash, admission, garbage);
+            self.insert_resident(&Entry::of(row, flags), hash, admission, garbage);
         }
         tickets
     }
@@ -213,34 +205,21 @@ impl Partition {
     fn apply_set(&mut self, record: &Record, hash: KeyHash, admission: Admission, garbage: &mut Garbage) {
         let Some((handle, entry)) = self.find(&record.key, hash) else {
             let flags = Flags { in_tier: self.filter.may_contain(hash), ..self.fresh() };
-            let handle =
-                self.insert_resident(Entry::new(record, Slot::of(&record.key), flags), hash, admission, garbage);
+            let handle = self.insert_resident(&Entry::of(record, flags), hash, admission, garbage);
             self.enqueue_if_eager(handle);
             return;
         };
         if record.version <= entry.version {
             return;
         }
-        let was_resident = entry.is_resident();
-        if was_resident {
+        let flags = Flags { tombstone: false, leaving: false, clean: self.fresh().clean, ..entry.flags };
+        if entry.is_resident() {
             self.policy.update(handle);
         } else {
             self.make_room(record.key.as_bytes().len() + record.value.as_bytes().len(), garbage);
             self.policy.insert(handle);
         }
-        self.unlist_expiry(handle);
-        let fresh = self.fresh();
-        let (old_cost, new_cost, old) = self.edit(handle, |entry| {
-            let old_cost = entry.cost_bytes();
-            let old = entry.replace(Some(&record.value), record.version, record.expires_at);
-            entry.flags.clean = fresh.clean;
-            entry.flags.leaving = false;
-            (old_cost, entry.cost_bytes(), old)
-        });
-        garbage.push(old);
-        self.budget.give_back(1, old_cost);
-        admission.take_over(new_cost);
-        self.list_expiry(handle, record.expires_at);
+        self.replace(handle, &Entry::of(record, flags), admission, garbage);
         self.make_room(0, garbage);
         self.enqueue_if_eager(handle);
     }
@@ -256,8 +235,7 @@ impl Partition {
         let Some((handle, entry)) = self.find(key, hash) else {
             if self.filter.may_contain(hash) && !is_planted(Rule::R13Tombstone) {
                 let flags = Flags { in_tier: true, leaving: true, ..Flags::default() };
-                let entry = Entry::tombstone(key, version, Slot::of(key), flags);
-                let handle = self.insert(entry, hash, admission);
+                let handle = self.insert(&Entry::tombstone(key, version, flags), hash, admission);
                 self.enqueue(handle);
             }
             return;
@@ -265,27 +243,20 @@ impl Partition {
         if version <= entry.version {
             return;
         }
-        let (was_resident, may_have_row) = (entry.is_resident(), entry.flags.in_tier || entry.flags.flushing);
+        let flags = entry.flags;
         let is_awaited = self.clean_waiters.contains_key(key);
-        if was_resident {
+        if entry.is_resident() {
             self.policy.remove(handle);
         }
         // Whoever waits to hear of the tier hears of it when that has confirmed the deletion.
+        let may_have_row = flags.in_tier || flags.flushing;
         if (!may_have_row && !is_awaited) || is_planted(Rule::R13Tombstone) {
             self.remove(handle, garbage);
             return;
         }
         // R13: the tombstone stays until the tier has confirmed the deletion.
-        self.unlist_expiry(handle);
-        let (old_cost, new_cost, old) = self.edit(handle, |entry| {
-            let old_cost = entry.cost_bytes();
-            let old = entry.replace(None, version, None);
-            entry.flags.leaving = true;
-            (old_cost, entry.cost_bytes(), old)
-        });
-        garbage.push(old);
-        self.budget.give_back(1, old_cost);
-        admission.take_over(new_cost);
+        let flags = Flags { clean: false, leaving: true, ..flags };
+        self.replace(handle, &Entry::tombstone(key, version, flags), admission, garbage);
         self.enqueue(handle);
     }
 
@@ -300,7 +271,13 @@ impl Partition {
         }
     }
 
-    fn insert_resident(&mut self, entry: Entry, hash: KeyHash, admission: Admission, garbage: &mut Garbage) -> Handle {
+    fn insert_resident(
+        &mut self,
+        entry: &Entry<'_>,
+        hash: KeyHash,
+        admission: Admission,
+        garbage: &mut Garbage,
+    ) -> Handle {
         self.make_room(entry.cost_bytes(), garbage);
         let handle = self.insert(entry, hash, admission);
         self.policy.insert(handle);
@@ -326,7 +303,7 @@ impl Partition {
             self.dropped += u64::from(self.limits.spill == Spill::Nothing);
             self.remove(handle, garbage);
         } else {
-            self.edit(handle, |entry| entry.flags.leaving = true);
+            self.edit(handle, |flags| flags.leaving = true);
             self.enqueue(handle);
         }
     }
@@ -342,23 +319,33 @@ impl Partition {
     }
 
     pub fn keys_in(&self, slot: Slot, after: Option<&Key>, now: Timestamp, keys: &mut Vec<(Key, bool)>) {
-        for entry in self.slots.iter(&self.slab, slot).filter_map(|handle| self.slab.get(handle)) {
-            if after.is_some_and(|after| entry.key_bytes() <= after.as_bytes()) {
+        for (_, entry) in self.in_slot(slot) {
+            if after.is_some_and(|after| entry.key <= after.as_bytes()) {
                 continue;
             }
-            let exists = !entry.flags.tombstone && !is_expired(entry.expires_at(), now);
+            let exists = !entry.flags.tombstone && !is_expired(entry.expires_at, now);
             keys.extend(entry.key().ok().map(|key| (key, exists)));
         }
     }
 
     pub fn entries_in(&self, slots: &SlotSet) -> usize {
-        slots.iter().map(|slot| self.slots.iter(&self.slab, slot).count()).sum()
+        self.in_slots(slots).count()
     }
 
     pub fn on_their_way(&self, slots: &SlotSet) -> usize {
-        let handles = slots.iter().flat_map(|slot| self.slots.iter(&self.slab, slot));
-        let entries = handles.filter_map(|handle| self.slab.get(handle));
-        entries.filter(|entry| entry.flags.queued || entry.flags.flushing).count()
+        self.in_slots(slots).filter(|(_, entry)| entry.flags.queued || entry.flags.flushing).count()
+    }
+
+    pub(super) fn in_slots(&self, slots: &SlotSet) -> impl Iterator<Item = (Handle, Entry<'_>)> {
+        let few = (slots.len() < SLOTS_WALKED_MIN).then(|| slots.iter().flat_map(|slot| self.in_slot(slot)));
+        let many = few.is_none().then(|| self.slab.iter());
+        let many = many.into_iter().flatten().filter(|(_, entry)| slots.contains(Slot::of_bytes(entry.key)));
+        few.into_iter().flatten().chain(many)
+    }
+
+    fn in_slot(&self, slot: Slot) -> impl Iterator<Item = (Handle, Entry<'_>)> {
+        let candidates = self.slots.candidates(slot).filter_map(|handle| Some((handle, self.slab.get(handle)?)));
+        candidates.filter(move |(_, entry)| Slot::of_bytes(entry.key) == slot)
     }
 
     pub fn explain(&self, key: &Key, hash: KeyHash) -> Option<Sighting> {
@@ -371,7 +358,7 @@ impl Partition {
         Some(Sighting {
             place,
             version: entry.version,
-            expires_at: entry.expires_at(),
+            expires_at: entry.expires_at,
             value_bytes: entry.value_len() as u64,
             rank: self.policy.rank(handle).map(|rank| rank as u64),
         })
@@ -393,59 +380,78 @@ impl Partition {
         stats.tombstones_in_tier += counts.tombstones_in_tier as u64;
     }
 
-    pub fn find(&self, key: &Key, hash: KeyHash) -> Option<(Handle, &Entry)> {
-        let is_key = |&handle: &Handle| self.slab.get(handle).is_some_and(|entry| entry.key_bytes() == key.as_bytes());
-        let handle = *self.table.find(hash.table(), is_key)?;
-        Some((handle, self.slab.get(handle)?))
+    pub fn find(&self, key: &Key, hash: KeyHash) -> Option<(Handle, Entry<'_>)> {
+        let mut found = None;
+        let handle = self.index.find(hash, |handle| {
+            found = self.slab.get(handle).filter(|entry| entry.key == key.as_bytes());
+            found.is_some()
+        })?;
+        Some((handle, found?))
     }
 
-    /// Changes an entry; the only way to, so that the counts follow.
+    /// Changes the flags of an entry; the only way to, so that the counts follow.
     ///
     /// # Panics
-    /// If the handle is stale, which would mean that table and slab have come apart: going on would lose data.
-    pub fn edit<R>(&mut self, handle: Handle, change: impl FnOnce(&mut Entry) -> R) -> R {
-        let entry = self.slab.get_mut(handle).expect("the handle of an entry that was just found");
-        self.counts.subtract(entry);
-        let result = change(entry);
-        self.counts.add(entry);
-        result
+    /// If the handle is stale, which would mean that index and slab have come apart: going on would lose data.
+    pub fn edit(&mut self, handle: Handle, change: impl FnOnce(&mut Flags)) {
+        let mut entry = self.slab.get(handle).expect("the handle of an entry that was just found");
+        self.counts.subtract(&entry);
+        change(&mut entry.flags);
+        self.counts.add(&entry);
+        let flags = entry.flags;
+        self.slab.set_flags(handle, flags);
     }
 
-    fn insert(&mut self, entry: Entry, hash: KeyHash, admission: Admission) -> Handle {
+    /// Puts another record or tombstone in an entry's place.
+    fn replace(&mut self, handle: Handle, entry: &Entry<'_>, admission: Admission, garbage: &mut Garbage) {
+        if let Some(old) = self.slab.get(handle) {
+            self.counts.subtract(&old);
+            self.budget.give_back(1, old.cost_bytes());
+            unlist_expiry(&mut self.expiries, handle, old.expires_at);
+        }
+        self.counts.add(entry);
         admission.take_over(entry.cost_bytes());
-        self.counts.add(&entry);
-        let expires_at = entry.expires_at();
+        garbage.extend(self.slab.replace(handle, entry));
+        self.list_expiry(handle, entry.expires_at);
+        self.tidy();
+    }
+
+    fn insert(&mut self, entry: &Entry<'_>, hash: KeyHash, admission: Admission) -> Handle {
+        admission.take_over(entry.cost_bytes());
+        self.counts.add(entry);
         let handle = self.slab.insert(entry);
         let (slab, hasher) = (&self.slab, self.hasher);
-        let rehash = |&handle: &Handle| slab.get(handle).map_or(0, |entry| hasher.hash(entry.key_bytes()).table());
-        self.table.insert_unique(hash.table(), handle, rehash);
-        self.slots.link(&mut self.slab, handle);
-        self.list_expiry(handle, expires_at);
+        let hash_of = |handle| slab.get(handle).map_or(hash, |entry| hasher.hash(entry.key));
+        self.index.insert(hash, handle, hash_of);
+        let listed_by = |handle| slab.get(handle).map(|entry| listed(hasher, &entry));
+        self.slots.link(handle, Listed { slot: Slot::of_bytes(entry.key), hash }, listed_by);
+        self.list_expiry(handle, entry.expires_at);
+        self.tidy();
         handle
     }
 
     /// Forgets an entry that is not in the policy any more.
     pub fn remove(&mut self, handle: Handle, garbage: &mut Garbage) {
-        self.unlist_expiry(handle);
-        self.slots.unlink(&mut self.slab, handle);
-        let Some(entry) = self.slab.remove(handle) else { return };
+        let Some(entry) = self.slab.get(handle) else { return };
+        unlist_expiry(&mut self.expiries, handle, entry.expires_at);
         self.counts.subtract(&entry);
-        let hash = self.hasher.hash(entry.key_bytes());
-        if let Ok(found) = self.table.find_entry(hash.table(), |&other| other == handle) {
-            found.remove();
-        }
         self.budget.give_back(1, entry.cost_bytes());
-        garbage.push(entry.into_payload());
+        let by = listed(self.hasher, &entry);
+        let hash_of = |other| self.slab.get(other).map_or(by.hash, |entry| self.hasher.hash(entry.key));
+        self.index.remove(by.hash, handle, hash_of);
+        self.slots.unlink(handle, by);
+        garbage.extend(self.slab.remove(handle));
+        self.tidy();
+    }
+
+    /// Moves entries together if too much between them is dead.
+    fn tidy(&mut self) {
+        let (index, hasher) = (&self.index, self.hasher);
+        self.slab.tidy(|key, is_it| index.find(hasher.hash(key), is_it));
     }
 
     fn list_expiry(&mut self, handle: Handle, expires_at: Option<Timestamp>) {
         self.expiries.extend(expires_at.map(|at| (at, handle)));
-    }
-
-    fn unlist_expiry(&mut self, handle: Handle) {
-        if let Some(at) = self.slab.get(handle).and_then(Entry::expires_at) {
-            self.expiries.remove(&(at, handle));
-        }
     }
 }
 
@@ -455,14 +461,24 @@ impl fmt::Debug for Partition {
     }
 }
 
-fn lookup(entry: &Entry, now: Timestamp) -> Lookup {
+fn unlist_expiry(expiries: &mut BTreeSet<(Timestamp, Handle)>, handle: Handle, expires_at: Option<Timestamp>) {
+    if let Some(at) = expires_at {
+        expiries.remove(&(at, handle));
+    }
+}
+
+fn listed(hasher: Hasher, entry: &Entry<'_>) -> Listed {
+    Listed { slot: Slot::of_bytes(entry.key), hash: hasher.hash(entry.key) }
+}
+
+fn lookup(entry: &Entry<'_>, now: Timestamp) -> Lookup {
     let unspilled = entry.is_unspilled().then_some(entry.version);
-    if entry.flags.tombstone || is_expired(entry.expires_at(), now) {
+    if entry.flags.tombstone || is_expired(entry.expires_at, now) {
         return Lookup::Known(Known { found: None, unspilled });
     }
     // What was packed had been checked; were it not so, the tier still could tell.
     entry.value().map_or(Lookup::Unknown, |value| {
-        let found = Found { value, version: entry.version, expires_at: entry.expires_at() };
+        let found = Found { value, version: entry.version, expires_at: entry.expires_at };
         Lookup::Known(Known { found: Some(found), unspilled })
     })
 }

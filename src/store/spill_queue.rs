@@ -1,10 +1,11 @@
 //! What a partition hands out to be written into the tier, and what it does when the tier has answered.
 
+use super::Spill;
+use super::entry::{Entry, Flags};
 use super::fills::Ticket;
 use super::filter::ScanId;
 use super::hash::KeyHash;
 use super::partition::{Garbage, Partition};
-use super::{Spill, entry::Entry};
 use crate::command::Effect;
 use crate::mutants::{Rule, is_planted};
 use crate::policy::Handle;
@@ -25,7 +26,7 @@ impl Partition {
         let Some(entry) = self.slab.get(handle) else { return };
         let flags = entry.flags;
         if entry.is_unspilled() && !flags.queued && !flags.flushing {
-            self.edit(handle, |entry| entry.flags.queued = true);
+            self.edit(handle, |flags| flags.queued = true);
             self.spill_queue.push_back(handle);
             self.compact_queue();
         }
@@ -38,14 +39,14 @@ impl Partition {
             return;
         }
         let slab = &mut self.slab;
+        let mut set_queued = |handle: Handle, queued: bool| {
+            let flags = slab.get(handle).map(|entry| entry.flags).filter(|flags| flags.queued != queued);
+            flags.inspect(|flags| slab.set_flags(handle, Flags { queued, ..*flags })).is_some()
+        };
         // Each entry once: the flag goes with the first of its handles and comes back for all of them.
-        let mut take_flag =
-            |&handle: &Handle| slab.get_mut(handle).is_some_and(|e| std::mem::take(&mut e.flags.queued));
-        self.spill_queue.retain(&mut take_flag);
+        self.spill_queue.retain(|&handle| set_queued(handle, false));
         for &handle in &self.spill_queue {
-            if let Some(entry) = self.slab.get_mut(handle) {
-                entry.flags.queued = true;
-            }
+            set_queued(handle, true);
         }
     }
 
@@ -56,16 +57,16 @@ impl Partition {
             if !entry.flags.queued {
                 continue; // a stale handle, perhaps of another entry by now
             }
-            let wanted = entry.is_unspilled() && self.should_spill(entry);
+            let wanted = entry.is_unspilled() && self.should_spill(&entry);
             let effect = entry.effect();
-            self.edit(handle, |entry| entry.flags.queued = false);
+            self.edit(handle, |flags| flags.queued = false);
             let (true, Ok(effect)) = (wanted, effect) else { continue };
             // From here on the row may come into being, whatever becomes of the answer.
             let hash = self.hasher.hash(effect.key().as_bytes());
             self.filter.insert(hash);
-            self.edit(handle, |entry| {
-                entry.flags.flushing = true;
-                entry.flags.in_tier = true;
+            self.edit(handle, |flags| {
+                flags.flushing = true;
+                flags.in_tier = true;
             });
             *bytes += effect.size_bytes();
             effects.push(effect);
@@ -73,7 +74,7 @@ impl Partition {
     }
 
     /// A record that was evicted and then written again stays in memory: no need to spill it, unless everything is.
-    fn should_spill(&self, entry: &Entry) -> bool {
+    fn should_spill(&self, entry: &Entry<'_>) -> bool {
         entry.flags.leaving || entry.flags.due || self.limits.spill == Spill::Everything
     }
 
@@ -81,7 +82,7 @@ impl Partition {
         let unspilled = self.slab.iter().filter(|(_, entry)| entry.is_unspilled());
         let handles: Vec<Handle> = unspilled.map(|(handle, _)| handle).collect();
         for handle in handles {
-            self.edit(handle, |entry| entry.flags.due = true);
+            self.edit(handle, |flags| flags.due = true);
             self.enqueue(handle);
         }
     }
@@ -99,16 +100,16 @@ impl Partition {
         };
         let is_current = entry.version == effect.version() || is_planted(Rule::R11Version); // R11
         let (version, was_resident) = (entry.version, entry.is_resident());
-        self.edit(handle, |entry| {
-            entry.flags.flushing = false;
-            entry.flags.due = false;
-            entry.flags.in_tier = has_row;
-            entry.flags.clean = is_current;
+        self.edit(handle, |flags| {
+            flags.flushing = false;
+            flags.due = false;
+            flags.in_tier = has_row;
+            flags.clean = is_current;
         });
         let Some(entry) = self.slab.get(handle) else { return };
         // A deletion is done by an older one as well: there is no row.
         let is_done = is_current || (entry.flags.tombstone && !has_row);
-        let should_spill = self.should_spill(entry);
+        let should_spill = self.should_spill(&entry);
         self.wake_waiters(effect.key(), if is_done { version } else { effect.version() }, tickets);
         if is_done && !was_resident {
             self.remove(handle, garbage);
@@ -123,14 +124,14 @@ impl Partition {
         if !entry.flags.flushing {
             return; // reported twice: part of a batch that was cut in pieces
         }
-        let again = hand_out_again && entry.is_unspilled() && self.should_spill(entry);
+        let again = hand_out_again && entry.is_unspilled() && self.should_spill(&entry);
         if again && !entry.is_resident() && is_planted(Rule::R13Unflushed) {
             return self.remove(handle, &mut Garbage::new());
         }
-        self.edit(handle, |entry| {
-            entry.flags.flushing = false;
-            entry.flags.queued = again;
-            entry.flags.in_tier = true;
+        self.edit(handle, |flags| {
+            flags.flushing = false;
+            flags.queued = again;
+            flags.in_tier = true;
         });
         // There may be a row, and a scan may have looked too early to see it.
         self.filter.insert(hash);
@@ -142,7 +143,7 @@ impl Partition {
     pub fn hand_out_again(&mut self, key: &Key, hash: KeyHash) -> bool {
         let Some((handle, entry)) = self.find(key, hash) else { return false };
         let is_unspilled = entry.is_unspilled();
-        if is_unspilled && self.should_spill(entry) {
+        if is_unspilled && self.should_spill(&entry) {
             self.enqueue(handle);
         }
         is_unspilled
@@ -182,13 +183,13 @@ impl Partition {
     }
 
     fn handles_in(&self, slots: &SlotSet) -> Vec<Handle> {
-        slots.iter().flat_map(|slot| self.slots.iter(&self.slab, slot)).collect()
+        self.in_slots(slots).map(|(handle, _)| handle).collect()
     }
 
     pub fn vacate(&mut self, slots: &SlotSet, garbage: &mut Garbage) {
         self.fills.poison_slots(slots); // R12
         for handle in self.handles_in(slots) {
-            if self.slab.get(handle).is_some_and(Entry::is_resident) {
+            if self.slab.get(handle).is_some_and(|entry| entry.is_resident()) {
                 self.policy.remove(handle);
                 self.send_off(handle, garbage);
             }
@@ -200,11 +201,10 @@ impl Partition {
         if !self.filter.finish(scan) {
             return;
         }
-        let entries: Vec<_> =
-            self.slab.iter().map(|(handle, entry)| (handle, self.hasher.hash(entry.key_bytes()))).collect();
+        let entries: Vec<_> = self.slab.iter().map(|(handle, entry)| (handle, self.hasher.hash(entry.key))).collect();
         for (handle, hash) in entries {
             let in_tier = self.filter.contains(hash);
-            self.edit(handle, |entry| entry.flags.in_tier = in_tier);
+            self.edit(handle, |flags| flags.in_tier = in_tier);
         }
     }
 }

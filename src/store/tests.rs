@@ -11,7 +11,7 @@ use super::*;
 use crate::record::Value;
 
 /// What an entry may cost here: a key, the longest value of a test, and the overhead.
-const ENTRY_BYTES: usize = 450;
+const ENTRY_BYTES: usize = 1_250;
 
 /// A store with bounds below those that [`Store::new`] allows.
 #[derive(Debug, Clone, Copy)]

@@ -89,7 +89,8 @@ fn counts_are_those_of_a_full_walk(world: &World) {
             walked.tombstones_in_tier += count(flags.tombstone && flags.in_tier);
             bytes += entry.cost_bytes() as u64;
         }
-        assert_eq!(partition.table.len(), partition.slab.len());
+        assert_eq!(partition.index.len(), partition.slab.len());
+        partition.index.check(|handle| partition.hasher.hash(partition.slab.get(handle).unwrap().key));
     }
     let stats = world.store.stats();
     assert_eq!(stats.bytes, bytes);
@@ -111,7 +112,7 @@ fn counts_are_those_of_a_full_walk(world: &World) {
 fn what_must_leave_is_on_its_way(world: &World) {
     for partition in &world.store.partitions {
         let partition = partition.read();
-        let must_leave = |entry: &Entry| {
+        let must_leave = |entry: &Entry<'_>| {
             let everything = world.small.spill == Spill::Everything;
             !entry.flags.clean && (entry.flags.leaving || entry.flags.tombstone || everything)
         };
@@ -121,7 +122,7 @@ fn what_must_leave_is_on_its_way(world: &World) {
             assert_eq!(flags.flushing, is_flying, "{key}");
             assert!(!flags.queued || partition.spill_queue.contains(&handle), "{key} is not queued");
             let is_on_its_way = flags.queued || flags.flushing || world.set_aside.contains(&key);
-            assert!(is_on_its_way || !must_leave(entry), "{key} is forgotten: {flags:?}");
+            assert!(is_on_its_way || !must_leave(&entry), "{key} is forgotten: {flags:?}");
             assert!(!(flags.clean && (flags.leaving || flags.tombstone)), "{key} should be gone: {flags:?}");
         }
     }

@@ -38,7 +38,7 @@ fn everything_is_given_back(store: &Store) {
     assert_eq!(store.entries_in(&SlotSet::all()), 0);
     for partition in &store.partitions {
         let partition = partition.read();
-        assert_eq!((partition.policy.len(), partition.table.len(), partition.spill_queue.len()), (0, 0, 0));
+        assert_eq!((partition.policy.len(), partition.index.len(), partition.spill_queue.len()), (0, 0, 0));
     }
 }
 

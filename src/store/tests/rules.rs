@@ -4,6 +4,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
 use super::*;
 
 fn place(store: &Store, name: &str) -> Option<Place> {
@@ -463,4 +466,70 @@ fn what_is_set_aside_is_forgotten_with_its_slots_and_gives_its_memory_back() {
     store.set_aside(&taken[0]);
     store.forget(&SlotSet::all());
     assert_eq!((place(&store, "k"), store.stats().bytes, store.stats().unspilled), (None, 0, 0));
+}
+
+/// What the blocks of all partitions take of memory, the dead ones too.
+fn used_bytes(store: &Store) -> usize {
+    store.partitions.iter().map(|partition| partition.read().slab.used_bytes()).sum()
+}
+
+/// Records that are overwritten with longer and shorter ones leave gaps, which are filled by moving the others.
+#[test]
+fn records_are_found_wherever_they_are_moved() {
+    const RECORDS: usize = 2_000;
+    let store = Small { capacity: RECORDS, spill: Spill::Nothing, ..Small::default() }.build();
+    let mut newest = vec![None; RECORDS];
+    let mut rng = SmallRng::seed_from_u64(1);
+    for lsn in 1..40_000 {
+        let (nth, len) = (rng.random_range(0..RECORDS), rng.random_range(0..1_200));
+        let name = nth.to_string();
+        if rng.random_bool(0.2) {
+            apply(&store, &delete(&name, lsn));
+            newest[nth] = None;
+        } else {
+            let value = Value::new(vec![lsn as u8; len]).unwrap();
+            apply(&store, &Effect::Set(Record { value: value.clone(), ..record(&name, lsn) }));
+            newest[nth] = Some(value);
+        }
+    }
+    let found = |nth: usize| match store.get(&key(&nth.to_string()), Timestamp(0)) {
+        Lookup::Known(known) => known.found.map(|found| found.value),
+        Lookup::Unknown => panic!("a pure cache knows all"),
+    };
+    assert_eq!((0..RECORDS).map(found).collect::<Vec<_>>(), newest);
+    assert!(newest.iter().flatten().count() > RECORDS / 2);
+    let live: usize = store.stats().bytes as usize;
+    assert!(used_bytes(&store) < live + live / 8 + (64 << 10), "{} for {live}", used_bytes(&store));
+}
+
+#[test]
+fn what_is_deleted_here_and_there_gives_its_memory_back() {
+    const RECORDS: u64 = 20_000;
+    let store = Small { capacity: RECORDS as usize, spill: Spill::Nothing, ..Small::default() }.build();
+    (0..RECORDS).for_each(|n| put(&store, &format!("k{n}"), n + 1));
+    let full = used_bytes(&store);
+    let mut rng = SmallRng::seed_from_u64(1);
+    for n in 0..RECORDS {
+        if rng.random_bool(0.9) {
+            apply(&store, &delete(&format!("k{n}"), RECORDS + n + 1));
+        }
+    }
+    assert!(used_bytes(&store) < full / 5, "{} of {full}", used_bytes(&store));
+}
+
+#[test]
+fn keys_of_one_tag_are_listed_and_leave_one_by_one() {
+    const RECORDS: u64 = 1_000;
+    let store = Small { capacity: RECORDS as usize, spill: Spill::Nothing, ..Small::default() }.build();
+    let name = |n: u64| format!("{{tag}}{n:04}");
+    (0..RECORDS).for_each(|n| put(&store, &name(n), n + 1));
+    let slot = Slot::of(&key("{tag}"));
+    let listed = || store.keys_in(slot, None, Timestamp(0)).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    for n in 0..RECORDS {
+        if n % 100 == 0 {
+            assert_eq!(listed(), (n..RECORDS).map(|n| key(&name(n))).collect::<Vec<_>>());
+        }
+        apply(&store, &delete(&name(n), RECORDS + n + 1));
+    }
+    assert!(listed().is_empty());
 }

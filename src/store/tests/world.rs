@@ -141,7 +141,7 @@ impl World {
 
     fn next_record(&mut self, key: Key) -> Record {
         self.lsn += 1;
-        let padding = [0, 10, 180][self.rng.random_range(0..3)];
+        let padding = [0, 10, 700, 1_100][self.rng.random_range(0..4)]; // packed, and too long for that
         let value = Value::new(format!("{} {}", self.lsn, "x".repeat(padding))).unwrap();
         let ttl = self.rng.random_range(1..20);
         let expires_at = self.rng.random_bool(0.3).then(|| Timestamp(self.now.0 + ttl));
