@@ -13,6 +13,9 @@ use crate::tier::{SharedTier, TierError};
 
 /// How far versions jump over those that may have been lost: far more than a journal or a memory holds.
 pub(super) const LSN_GAP: u64 = 1 << 32;
+/// What is left out when records were lost. Lives that served from their journal alone have each left out [`LSN_GAP`], and the row
+/// does not know how many there were.
+const LOSS_GAP: u64 = 1 << 40;
 
 impl Steward {
     /// Takes the fence again under which this secondary served in an earlier life, whose records it has from its journal. While
@@ -106,7 +109,7 @@ impl Steward {
             let row = rows.into_iter().find(|row| row.shard == wanted.shard);
             let is_loss = row.as_ref().map_or(Ok(false), |row| self.check_loss(row, wanted))?;
             // What was lost had versions too, and they must not be given out again.
-            let lsn = row.as_ref().map_or(0, |row| row.lsn.0) + if is_loss { LSN_GAP } else { 0 };
+            let lsn = row.as_ref().map_or(0, |row| row.lsn.0) + if is_loss { LOSS_GAP } else { 0 };
             self.core.log.begin(wanted.epoch, Lsn(lsn));
             self.tenure.announce(self.incarnation).await?;
             let expected = row.as_ref().map(|row| row.token);
