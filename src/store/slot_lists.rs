@@ -14,6 +14,8 @@ use crate::slots::{SLOTS, Slot};
 const NIL: Handle = Handle::MAX;
 /// A chain is about this long when the partition is full.
 const CHAIN_LEN: usize = 8;
+/// However few the entries are: a walk over all slots looks at each entry once for every slot of its chain.
+const SHARED_MIN: usize = 1024;
 /// A chain that gets longer is split.
 const CHAIN_LEN_MAX: u32 = 64;
 
@@ -56,7 +58,7 @@ struct Own {
 impl SlotLists {
     /// For about so many entries.
     pub fn new(capacity: usize) -> Self {
-        let heads = (capacity / CHAIN_LEN).next_power_of_two().min(usize::from(SLOTS));
+        let heads = (capacity / CHAIN_LEN).next_power_of_two().clamp(SHARED_MIN, usize::from(SLOTS));
         Self { shared: vec![Head::EMPTY; heads].into(), crowded: HashMap::default(), next: Vec::new() }
     }
 
@@ -211,7 +213,7 @@ mod tests {
         }
 
         fn check(&self) {
-            for slot in Slot::all().take(16) {
+            for slot in Slot::all().step_by(SHARED_MIN / 2).chain(Slot::all().take(16)) {
                 let of_slot = self.entries.iter().filter(|(_, by)| by.slot == slot).map(|(handle, _)| *handle);
                 assert_eq!(self.of_slot(slot), of_slot.collect::<Vec<_>>());
             }
@@ -248,7 +250,7 @@ mod tests {
     #[test]
     fn slots_that_share_a_long_chain_are_told_apart() {
         let mut world = World::new(0);
-        (0..1_000).for_each(|handle| world.link(handle, handle as u16 % 10));
+        (0..1_000).for_each(|handle| world.link(handle, handle as u16 % 10 * SHARED_MIN as u16));
         assert!(world.longest_chain() <= CHAIN_LEN_MAX as usize, "{}", world.longest_chain());
         assert!(world.lists.crowded.len() > 5);
         world.check();
@@ -261,7 +263,7 @@ mod tests {
             for (handle, slot) in steps {
                 match world.entries.contains_key(&handle) {
                     true => world.unlink(handle),
-                    false => world.link(handle, slot),
+                    false => world.link(handle, slot * (SHARED_MIN / 2) as u16), // every other shares a chain
                 }
             }
             world.check();

@@ -192,6 +192,33 @@ fn a_journal_comes_too_late_after_the_loss_was_accepted() {
     });
 }
 
+/// R22: also what lives that had nothing but their journal gave out, of which the tier knows nothing.
+#[test]
+fn versions_that_were_lost_with_the_journal_are_not_given_out_again() {
+    let mut setup = Setup::new(5).journaled();
+    let tier = setup.tier.clone().unwrap();
+    crash_after(&setup, async |rig| {
+        rig.put("k", "first life").await;
+    });
+    tier.set_down(true);
+    let mut last = None;
+    for life in ["second life", "third life"] {
+        crash_after_spawn(&setup, async |rig| {
+            until("it serves", async || rig.one_within(get_command("k"), 100).await.is_ok()).await;
+            last = Some(rig.put("k", life).await);
+        });
+    }
+    tier.set_down(false);
+    setup.journal = Some(JournalSetup::new());
+    setup.assignment.accept_loss = true;
+    run(async {
+        let rig = setup.start().await;
+        let next = rig.put("k", "new").await;
+        assert!(Some(next) > last, "{next} after {last:?}");
+        rig.shutdown().await.unwrap();
+    });
+}
+
 /// R22: a copy of the directory from before the last start is not what served last.
 #[test]
 fn an_old_copy_of_the_journal_is_refused() {
