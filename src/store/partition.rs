@@ -336,6 +336,7 @@ impl Partition {
         self.in_slots(slots).filter(|(_, entry)| entry.flags.queued || entry.flags.flushing).count()
     }
 
+    /// The entries of some slots: by their chains, or if these are many by a walk over all.
     pub(super) fn in_slots(&self, slots: &SlotSet) -> impl Iterator<Item = (Handle, Entry<'_>)> {
         let few = (slots.len() < SLOTS_WALKED_MIN).then(|| slots.iter().flat_map(|slot| self.in_slot(slot)));
         let many = few.is_none().then(|| self.slab.iter());

@@ -1,6 +1,7 @@
 //! The entries of a partition by handle: a handle is small, dense and used again, and stays with its entry wherever that moves.
 
 use bytes::Bytes;
+use prefetch_index::prefetch_index;
 
 use super::arena::{Address, Arena};
 use super::entry::{Content, Entry, Flags};
@@ -142,7 +143,7 @@ impl Slab {
 
     /// Asks the processor for where an entry is.
     pub fn prefetch_place(&self, handle: Handle) {
-        prefetch_index::prefetch_index(&self.places, handle as usize);
+        prefetch_index(&self.places, handle as usize);
     }
 
     /// Asks it for the entry, once that has come.
