@@ -4,10 +4,21 @@
 //!
 //! No clock is asked: between two looks everything that is ready runs.
 
+use std::time::Duration;
+
 use tokio::task::yield_now;
 
 /// So many looks in a row that find nobody new end the wait: some ten microseconds.
 const IDLE_LOOKS: u32 = 32;
+
+/// Nobody waits longer than this for company to a database or another node: what is under way for longer waits for something slow.
+pub const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Whether those who wait go by themselves while others are `under_way`, or wait until these are back. Shares double until half of all
+/// go together, and the two halves take turns; who is alone with one other goes at once.
+pub fn is_company(waiting: usize, under_way: usize) -> bool {
+    waiting >= under_way
+}
 
 /// How many took part in the last two turns, the last first.
 #[derive(Debug, Clone, Copy, Default)]

@@ -15,9 +15,10 @@ use tarpc::client::{self, NewClient, RpcError};
 use tarpc::context;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::gather::{PATIENCE, is_company};
 use crate::net::{ClientStream, is_refusal, reason};
 use crate::request::{self, Spans};
 use crate::rpc::client::Options;
@@ -222,20 +223,32 @@ impl Driver {
 
         let address = Arc::clone(&self.address);
         let mut calls = FuturesUnordered::new();
+        let mut jobs_under_way = 0;
+        // Until when jobs wait for company.
+        let mut held_until: Option<Instant> = None;
         // Since when calls are on their way without any answer.
         let mut silent_since: Option<Instant> = None;
         let mut dispatch = Box::pin(dispatch);
         let end = loop {
-            while calls.len() < self.options.calls_in_flight_max {
+            self.take_jobs();
+            while calls.len() < self.options.calls_in_flight_max
+                && (is_company(self.queue.len(), jobs_under_way)
+                    || held_until.is_some_and(|until| until <= Instant::now()))
+            {
                 let now = Instant::now();
                 let Some(call) = Call::assemble(&mut self.queue, now) else { break };
                 silent_since.get_or_insert(now);
+                jobs_under_way += call.jobs();
+                held_until = None;
                 calls.push(run(node.clone(), &address, call, now));
             }
+            let is_holding = !self.queue.is_empty() && calls.len() < self.options.calls_in_flight_max;
+            held_until = is_holding.then(|| held_until.unwrap_or_else(|| Instant::now() + PATIENCE));
             tokio::select! {
                 biased;
                 () = self.closing.cancelled() => break End::Closed,
                 Some(done) = calls.next(), if !calls.is_empty() => {
+                    jobs_under_way -= done.call.jobs();
                     match self.settle(done) {
                         Ok(()) => silent_since = if calls.is_empty() { None } else { Some(Instant::now()) },
                         Err(CallError::Rpc(RpcError::DeadlineExceeded)) => {
@@ -252,9 +265,10 @@ impl Driver {
                     Err(error) => reason_of(&error),
                 }),
                 job = self.jobs.recv() => match job {
-                    Some(job) => self.enqueue(job),
+                    Some(job) => self.queue.push_back(job),
                     None => break End::Closed,
                 },
+                () = sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
             }
         };
         self.link.send_replace(false);
@@ -267,8 +281,7 @@ impl Driver {
         end
     }
 
-    fn enqueue(&mut self, job: Job) {
-        self.queue.push_back(job);
+    fn take_jobs(&mut self) {
         while let Ok(job) = self.jobs.try_recv() {
             self.queue.push_back(job);
         }

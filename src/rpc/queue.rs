@@ -195,6 +195,11 @@ impl Call {
         call
     }
 
+    /// How many callers wait for it.
+    pub fn jobs(&self) -> usize {
+        self.pieces.len()
+    }
+
     /// What is sent, as belonging to `trace`.
     pub fn commands(&self, trace: Option<Trace>) -> Commands {
         let part = |(job, range): &(Job, Range<usize>)| Part::new(Arc::clone(&job.submitted), range.clone());

@@ -105,7 +105,7 @@ fn alone_in_crowd(core: &Core, commands: usize, mut waiting: Vec<Waiting>) -> Re
 const PREFETCHED_MIN: usize = 4;
 
 /// A command that has to wait, with its place in the batch.
-type Waiting = (usize, Command);
+pub(super) type Waiting = (usize, Command);
 
 /// A batch after everything was tried that needs no waiting.
 struct Sorted {
@@ -120,7 +120,7 @@ struct Sorted {
 }
 
 /// Whether the reply may be large, and nothing is lost if it is not given.
-fn is_refusable(command: &Command) -> bool {
+pub(super) fn is_refusable(command: &Command) -> bool {
     matches!(command, Command::Get { .. } | Command::Scan { .. })
 }
 
@@ -249,6 +249,9 @@ impl Shard {
         deadline: Instant,
     ) -> Vec<Answered> {
         let replies = ReplyRoom::new(bytes);
+        if self.core.may_read_together(&waiting) {
+            return self.core.read_together(serving, waiting, &replies, deadline).await;
+        }
         let chains = chains(waiting).into_iter().map(async |commands| {
             let mut answers = Vec::with_capacity(commands.len());
             for (i, command) in commands {

@@ -49,6 +49,8 @@ pub(super) struct Core {
     pub loader: Loader,
     /// Something was queued to be spilled.
     pub spill: Notify,
+    /// Somebody waits until it is.
+    pub hurry: Notify,
     /// Memory was freed, or the tier took something.
     pub progress: Notify,
     /// Those who wait until the tier has a version.
@@ -124,6 +126,7 @@ impl Core {
             crowds: Crowds::default(),
             loader: Loader::new(),
             spill: Notify::new(),
+            hurry: Notify::new(),
             progress: Notify::new(),
             clean_waits: Tickets::new(),
             counters: Counters::default(),
@@ -197,9 +200,24 @@ impl Core {
         };
         self.counters.misses.add(1); // or a hit that has to wait for the tier, which is as slow
         // What the key was when it was looked up: it may expire while this waits, but by then it may live longer, too.
-        let mut now = self.clock.now();
+        let now = self.clock.now();
         let is_written = self.latches.is_held(key);
-        let mut known = self.know(key, now, deadline).await?;
+        let known = self.know(key, now, deadline).await?;
+        self.tell(command, known, now, is_written, deadline).await
+    }
+
+    /// Answers a read with what was `known` of its key `now`. `is_written`: whether somebody was writing it just before.
+    pub async fn tell(
+        &self,
+        command: Command,
+        mut known: Known,
+        mut now: Timestamp,
+        is_written: bool,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let Some(key) = command.key() else {
+            return Err(Error::Invalid("this command has no key".to_owned()));
+        };
         if known.found.is_none() && is_written {
             // It may have expired under a write that saw it alive: that comes first (ADR 6).
             let _latch = timeout_at(deadline, self.latches.acquire(key))
@@ -431,6 +449,7 @@ impl Core {
 
     /// Waits for the tier's next step, after which there may be room. `false` at the deadline.
     pub async fn until_progress(&self, progress: Notified<'_>, deadline: Instant) -> bool {
+        self.hurry.notify_one();
         let look_again = (Instant::now() + ROOM_POLL).min(deadline);
         timeout_at(look_again, progress).await.is_ok() || look_again < deadline
     }
@@ -443,13 +462,13 @@ impl Core {
 
     /// Waits until the tier has a version of a key, or a newer one.
     async fn wait_clean(&self, key: &Key, version: Version, deadline: Instant) -> Result<(), ()> {
-        let (ticket, confirmed) = self.clean_waits.issue();
+        let (ticket, confirmed) = self.clean_waits.issue(1);
         if !self.store.await_clean(key, version, ticket) {
             self.clean_waits.withdraw(ticket);
             return Ok(());
         }
         match timeout_at(deadline, confirmed).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => {
                 // Else those who gave up would pile up for as long as the tier is away.
                 self.store.stop_awaiting(key, ticket);

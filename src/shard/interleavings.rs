@@ -102,7 +102,7 @@ fn a_ticket_is_answered_to_whoever_holds_it() {
         let asker = |withdraws: bool| {
             let tickets = tickets.clone();
             thread::spawn(move || {
-                let (ticket, answer) = tickets.issue();
+                let (ticket, answer) = tickets.issue(1);
                 let answerer = {
                     let tickets = tickets.clone();
                     thread::spawn(move || tickets.answer(ticket, ticket))
@@ -110,9 +110,9 @@ fn a_ticket_is_answered_to_whoever_holds_it() {
                 if withdraws {
                     tickets.withdraw(ticket);
                 }
-                match future::block_on(answer) {
-                    Ok(answer) => assert_eq!(answer, ticket, "the answer of another"),
-                    Err(_) => assert!(withdraws, "nobody will answer"),
+                match future::block_on(answer).unwrap()[..] {
+                    [Some(answer)] => assert_eq!(answer, ticket, "the answer of another"),
+                    _ => assert!(withdraws, "nobody will answer"),
                 }
                 answerer.join().unwrap();
             })
@@ -120,6 +120,32 @@ fn a_ticket_is_answered_to_whoever_holds_it() {
         for asker in [asker(false), asker(true), asker(false)] {
             asker.join().unwrap();
         }
+    });
+}
+
+/// Whoever gives up while the last answer is on its way is told one way or the other, with all that was answered before.
+#[test]
+fn a_holder_of_several_tickets_is_told_of_all_at_once() {
+    check(1_500, || {
+        let tickets = Arc::new(Tickets::new());
+        let (first, answers) = tickets.issue(3);
+        let [second, third] = [1, 2].map(|i| Ticket(first.0 + i));
+        tickets.answer(second, "second");
+        let others = [
+            thread::spawn({
+                let tickets = tickets.clone();
+                move || tickets.answer(third, "third")
+            }),
+            thread::spawn({
+                let tickets = tickets.clone();
+                move || tickets.withdraw(first)
+            }),
+        ];
+        match tickets.give_up(first) {
+            Some(answers) => assert_eq!(answers[..2], [None, Some("second")]),
+            None => assert_eq!(future::block_on(answers).unwrap(), [None, Some("second"), Some("third")]),
+        }
+        others.map(|other| other.join().unwrap());
     });
 }
 
@@ -138,7 +164,7 @@ fn everybody_who_joins_a_load_is_told_its_end() {
         let readers = [true, false, true].map(|is_found| {
             let (store, tickets) = (store.clone(), tickets.clone());
             thread::spawn(move || {
-                let (ticket, answer) = tickets.issue();
+                let (ticket, answer) = tickets.issue(1);
                 let answer_all = |told: Vec<Ticket>, answer| told.into_iter().for_each(|to| tickets.answer(to, answer));
                 match store.begin_fill(&key("k"), ticket, Timestamp(1)) {
                     Fill::Known(_) => return tickets.withdraw(ticket),

@@ -4,22 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
 use super::tickets::Tickets;
 use crate::command::Found;
+use crate::gather::{PATIENCE, is_company};
 use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, Record, Timestamp, VALUE_BYTES_MAX};
 use crate::request::{self, Spans, Trace};
 use crate::service::Error;
-use crate::store::{Fill, FillId, Known};
+use crate::store::{Fill, FillId, Known, Ticket};
 use crate::sync::Mutex;
 use crate::tier::SharedTier;
 
-/// Most keys in one load: beyond it, MySQL gains nothing (FACTS: 500 keys a statement).
-const KEYS_MAX: usize = 500;
+/// Most keys in one load: the size of a statement, so that nothing is padded; beyond it, MySQL and MariaDB gain little.
+const KEYS_MAX: usize = 256;
 /// Loads are sized so that their values take about this much memory, by the largest value of late (R9).
 const LOAD_BYTES_MAX: usize = 2 * VALUE_BYTES_MAX;
 /// Before anything is known of the values.
@@ -33,9 +34,16 @@ type Answer = Result<Option<Arc<Record>>, String>;
 type Wanted = (Key, FillId, Option<Trace>);
 
 /// The queue of keys to load, and those who wait for them. Bounded by the commands in flight.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<Wanted>,
+    /// Keys in loads.
+    under_way: usize,
+}
+
 #[derive(Debug)]
 pub(super) struct Loader {
-    queue: Mutex<Vec<Wanted>>,
+    queue: Mutex<Queue>,
     wake: Notify,
     waiting: Tickets<Answer>,
     keys_max: AtomicUsize,
@@ -51,58 +59,105 @@ impl Loader {
         }
     }
 
-    /// What a key is `now`, from memory or tier.
+    /// As [`Loader::load_all`], of one key.
+    pub async fn load(&self, core: &Core, key: &Key, now: Timestamp, deadline: Instant) -> Result<Known, Error> {
+        let known = self.load_all(core, &[key], now, deadline).await.pop();
+        known.unwrap_or_else(|| Err(Error::Unavailable("nothing was loaded".to_owned())))
+    }
+
+    /// What some keys are `now`, from memory or tier, in their order.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the tier does not answer by `deadline` (R15): never "not found".
+    /// [`Error::Unavailable`] for each that the tier does not answer by `deadline` (R15): never "not found".
     ///
     /// # Cancel safety
-    /// A dropped future gives up the answer; the load goes on.
-    pub async fn load(&self, core: &Core, key: &Key, now: Timestamp, deadline: Instant) -> Result<Known, Error> {
-        let (ticket, answer) = self.waiting.issue();
-        match core.store.begin_fill(key, ticket, now) {
-            Fill::Known(known) => {
-                self.waiting.withdraw(ticket);
-                return Ok(known);
-            }
-            Fill::Joined => core.counters.loads_joined.add(1),
-            Fill::Started(id) => {
-                self.queue.lock().push((key.clone(), id, request::trace()));
-                self.wake.notify_one();
-            }
+    /// A dropped future gives up the answers; the loads go on.
+    pub async fn load_all(
+        &self,
+        core: &Core,
+        keys: &[&Key],
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Vec<Result<Known, Error>> {
+        if keys.is_empty() {
+            return Vec::new();
         }
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(Ok(row))) => Ok(Known { found: row.and_then(|row| live(&row, now)), unspilled: None }),
-            Ok(Ok(Err(reason))) => Err(Error::Unavailable(reason)),
-            Ok(Err(_)) => Err(Error::Unavailable("the shard is stopping".to_owned())),
-            Err(_) => Err(Error::Unavailable("the tier did not answer in time".to_owned())),
+        let (first, mut told) = self.waiting.issue(keys.len());
+        let mut wanted = Vec::with_capacity(keys.len());
+        let begin = |(key, number): (&&Key, u64)| {
+            let ticket = Ticket(number);
+            match core.store.begin_fill(key, ticket, now) {
+                Fill::Known(known) => {
+                    self.waiting.withdraw(ticket);
+                    return Some(known);
+                }
+                Fill::Joined => core.counters.loads_joined.add(1),
+                Fill::Started(id) => wanted.push((Key::clone(key), id, request::trace())),
+            }
+            None
+        };
+        let known: Vec<Option<Known>> = keys.iter().zip(first.0..).map(begin).collect();
+        if !wanted.is_empty() {
+            self.queue.lock().waiting.append(&mut wanted);
+            self.wake.notify_one();
         }
+        let (answers, reason) = match timeout_at(deadline, &mut told).await {
+            Ok(answers) => (answers.ok(), "the shard is stopping"),
+            Err(_) => match self.waiting.give_up(first) {
+                Some(answers) => (Some(answers), "the tier did not answer in time"),
+                None => (told.await.ok(), "the shard is stopping"),
+            },
+        };
+        let answers = answers.unwrap_or_default().into_iter().chain(std::iter::repeat_with(|| None));
+        let outcome = |(known, answer): (Option<Known>, Option<Answer>)| match (known, answer) {
+            (Some(known), _) => Ok(known),
+            (None, Some(Ok(row))) => Ok(Known { found: row.and_then(|row| live(&row, now)), unspilled: None }),
+            (None, Some(Err(reason))) => Err(Error::Unavailable(reason)),
+            (None, None) => Err(Error::Unavailable(reason.to_owned())),
+        };
+        known.into_iter().zip(answers).map(outcome).collect()
     }
 
     /// Runs until `stop`: takes what waits, as one load, while others are in flight.
     pub async fn run(&self, core: &Core, tier: &SharedTier, stop: &CancellationToken) {
+        let mut has_waited = false;
         loop {
-            let batch = self.take();
+            let batch = self.take(has_waited);
             if batch.is_empty() {
-                tokio::select! {
+                let is_gathering = !self.queue.lock().waiting.is_empty();
+                has_waited = tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    () = self.wake.notified() => continue,
-                }
+                    () = self.wake.notified() => false,
+                    () = sleep(PATIENCE), if is_gathering => true,
+                };
+                continue;
             }
-            if !self.queue.lock().is_empty() {
+            let count = batch.len();
+            if !self.queue.lock().waiting.is_empty() {
                 self.wake.notify_one(); // another worker may take the rest
             }
             self.load_batch(core, tier, batch).await;
+            self.queue.lock().under_way -= count;
         }
     }
 
-    fn take(&self) -> Vec<Wanted> {
+    /// How many keys a load has at most, by what values are like of late.
+    pub fn keys_max(&self) -> usize {
         // Relaxed: a hint.
-        let keys_max = self.keys_max.load(Ordering::Relaxed);
+        self.keys_max.load(Ordering::Relaxed)
+    }
+
+    /// What waits, for a load of its own; nothing if that waits for company, unless it goes `anyhow`.
+    fn take(&self, anyhow: bool) -> Vec<Wanted> {
+        let keys_max = self.keys_max();
         let mut queue = self.queue.lock();
-        let rest = queue.len().min(keys_max);
-        queue.drain(..rest).collect()
+        let waiting = queue.waiting.len().min(keys_max);
+        if !anyhow && waiting < keys_max && !is_company(waiting, queue.under_way) {
+            return Vec::new();
+        }
+        queue.under_way += waiting;
+        queue.waiting.drain(..waiting).collect()
     }
 
     async fn load_batch(&self, core: &Core, tier: &SharedTier, batch: Vec<Wanted>) {

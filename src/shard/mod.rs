@@ -37,6 +37,7 @@ mod ledger;
 mod loader;
 mod many;
 mod member;
+mod reads;
 mod replies;
 mod scan;
 mod spiller;

@@ -34,6 +34,11 @@ impl ReplyRoom {
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
+    /// Whether nothing that may be refused is given any more.
+    pub fn is_over(&self) -> bool {
+        self.is_over.is_cancelled()
+    }
+
     /// `None` if there was no room any more when it ended, or before.
     pub async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.is_over.run_until_cancelled(work).await.filter(|_| !self.is_over.is_cancelled())

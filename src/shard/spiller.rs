@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -22,6 +22,10 @@ use crate::tier::{DeadLetter, ROWS_MAX, SharedTier, TierError};
 
 /// A flush is about this large at most, unless one record is larger: a quarter of what MariaDB takes in one packet (R9).
 const FLUSH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// So many rows are worth a transaction at once, which costs the tier about as much with one row.
+const GATHERED_ROWS: u64 = 256;
+/// Fewer wait so long for others.
+const GATHER_MAX: Duration = Duration::from_millis(20);
 /// How often the tier is asked again to take what it had rejected.
 const DEAD_LETTER_RETRY: Duration = Duration::from_secs(60);
 /// A transaction that the tier asks to repeat is repeated at once this often; then with a pause.
@@ -146,6 +150,7 @@ impl Spiller<'_> {
                 return Ok(());
             }
             self.core.backlog.begin(queued);
+            self.gather(queued).await?;
             self.fence.current()?; // while there is none, nothing is taken up
             let mut effects = self.core.store.take_spill(ROWS_MAX, FLUSH_BYTES_MAX);
             if effects.is_empty() {
@@ -161,6 +166,19 @@ impl Spiller<'_> {
                 self.core.store.unflushed(&effects);
                 return Err(gave_up);
             }
+        }
+    }
+
+    /// Waits for more to write in the same transaction, unless somebody waits for its outcome.
+    async fn gather(&self, queued: impl Fn() -> u64) -> Result<(), Stopped> {
+        if self.core.is_write_through() || queued() >= GATHERED_ROWS {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Stopped),
+            () = self.core.hurry.notified() => Ok(()),
+            () = sleep(GATHER_MAX) => Ok(()),
         }
     }
 

@@ -218,6 +218,7 @@ impl Steward {
         loop {
             let progress = self.core.progress.notified();
             self.core.spill.notify_one();
+            self.core.hurry.notify_one();
             let left = self.core.store.entries_in(slots);
             // What was buried is tried once more as it leaves: a flush under way must not outlive the shard's hold on the slots.
             if left == 0 || (self.core.store.on_their_way(slots) == 0 && left == self.buried_in(slots)) {

@@ -1,18 +1,29 @@
 //! Who waits for what the store announces by ticket.
 
-use std::collections::HashMap;
-
-use foldhash::fast::RandomState;
+use std::collections::BTreeMap;
 
 use crate::store::Ticket;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, oneshot};
 
-/// Tickets and those who hold them. A ticket whose holder gave up is forgotten when it is answered.
+/// The answers to some tickets, in their order. `None`: it was withdrawn.
+pub(super) type Answers<T> = Vec<Option<T>>;
+
+/// Tickets and those who hold them, one or several in a row, who are told when the last of these is settled. A ticket whose holder
+/// gave up is forgotten when it is answered.
 #[derive(Debug)]
 pub(super) struct Tickets<T> {
     last: AtomicU64,
-    holders: Mutex<HashMap<Ticket, oneshot::Sender<T>, RandomState>>,
+    /// By the first ticket that each of them holds.
+    holders: Mutex<BTreeMap<u64, Holder<T>>>,
+}
+
+#[derive(Debug)]
+struct Holder<T> {
+    answers: Answers<T>,
+    /// How many tickets are neither answered nor withdrawn.
+    open: usize,
+    all: oneshot::Sender<Answers<T>>,
 }
 
 impl<T> Tickets<T> {
@@ -20,24 +31,42 @@ impl<T> Tickets<T> {
         Self { last: AtomicU64::new(0), holders: Mutex::default() }
     }
 
-    pub fn issue(&self) -> (Ticket, oneshot::Receiver<T>) {
+    /// The first of `count` tickets in a row, and where their answers come. Each is to be answered or withdrawn, once.
+    pub fn issue(&self, count: usize) -> (Ticket, oneshot::Receiver<Answers<T>>) {
         // Relaxed: only uniqueness counts.
-        let ticket = Ticket(self.last.fetch_add(1, Ordering::Relaxed) + 1);
-        let (tx, rx) = oneshot::channel();
-        self.holders.lock().insert(ticket, tx);
-        (ticket, rx)
+        let first = self.last.fetch_add(count as u64, Ordering::Relaxed) + 1;
+        let (all, answers) = oneshot::channel();
+        let holder = Holder { answers: (0..count).map(|_| None).collect(), open: count, all };
+        self.holders.lock().insert(first, holder);
+        (Ticket(first), answers)
     }
 
-    /// Takes back a ticket whose answer nobody waits for.
+    /// Takes back a ticket that nobody will answer.
     pub fn withdraw(&self, ticket: Ticket) {
-        self.holders.lock().remove(&ticket);
+        self.settle(ticket, None);
     }
 
     pub fn answer(&self, ticket: Ticket, answer: T) {
-        let holder = self.holders.lock().remove(&ticket);
-        if let Some(holder) = holder {
+        self.settle(ticket, Some(answer));
+    }
+
+    /// Takes all tickets back that are still open. Returns what the holder of `first` was told until now; nothing if all is on its
+    /// way already.
+    pub fn give_up(&self, first: Ticket) -> Option<Answers<T>> {
+        self.holders.lock().remove(&first.0).map(|holder| holder.answers)
+    }
+
+    fn settle(&self, ticket: Ticket, answer: Option<T>) {
+        let mut holders = self.holders.lock();
+        let Some((&first, holder)) = holders.range_mut(..=ticket.0).next_back() else { return };
+        let Some(place) = holder.answers.get_mut((ticket.0 - first) as usize) else { return };
+        *place = answer;
+        holder.open -= 1;
+        let done = if holder.open == 0 { holders.remove(&first) } else { None };
+        drop(holders);
+        if let Some(Holder { answers, all, .. }) = done {
             // An error means that the holder gave up.
-            let _ = holder.send(answer);
+            let _ = all.send(answers);
         }
     }
 }

@@ -40,6 +40,11 @@ impl Gate {
         // An error would say that the sender is gone, and `self` holds it.
         let _ = self.0.subscribe().wait_for(|open| *open).await;
     }
+
+    /// How many wait to pass.
+    fn waiting(&self) -> usize {
+        self.0.receiver_count()
+    }
 }
 
 /// How the next flush ends at its commit.
@@ -160,6 +165,11 @@ impl MemoryTier {
 
     pub fn release_flushes(&self) {
         self.flushes.set(true);
+    }
+
+    /// How many flushes wait for [`MemoryTier::release_flushes`].
+    pub fn held_flushes(&self) -> usize {
+        self.flushes.waiting()
     }
 
     /// From now on loads wait, after they have read their rows, until [`MemoryTier::release_loads`].

@@ -66,6 +66,40 @@ async fn callers_that_wait_share_calls_and_get_their_own_answers() {
     assert!(service.calls() <= 5, "{} calls for 101 callers", service.calls());
 }
 
+/// While calls are under way, what comes waits until it is as much as they are.
+#[tokio::test]
+async fn callers_that_come_while_others_wait_for_answers_travel_together() {
+    let memory = Memory::gated(0);
+    let server = Server::start(Arc::clone(&memory));
+    let client = server.client();
+    linked(&client, true).await;
+    // Nobody's patience ends while something is ready to run.
+    tokio::time::pause();
+    let mut askers = Vec::new();
+    for (i, calls) in [1, 2, 2, 3].into_iter().enumerate() {
+        let client = client.clone();
+        askers.push(tokio::spawn(async move { ask(&client, get(format!("k{i}")), LONG).await }));
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        while memory.calls() < calls {
+            tokio::task::yield_now().await;
+        }
+    }
+    tokio::time::resume();
+    assert_eq!((memory.calls(), memory.commands.load(Ordering::SeqCst)), (3, 4));
+    // Nothing is answered, and yet nobody waits for long.
+    let client = client.clone();
+    askers.push(tokio::spawn(async move { ask(&client, get("more"), LONG).await }));
+    while memory.calls() < 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    memory.gate.add_permits(100);
+    for asker in askers {
+        assert_eq!(asker.await.unwrap(), Ok(Reply::Found(None)));
+    }
+}
+
 fn value_of(i: usize) -> Value {
     Value::new(format!("value of {i}")).unwrap()
 }

@@ -173,6 +173,7 @@ async fn a_shard_that_was_retired_does_not_take_the_new_token_for_its_own() {
     zombie.tier.hold_flushes();
     zombie.put("k", "late").await;
     zombie.put("other", "late").await;
+    zombie.until_flush_is_held().await;
     let executor = setup.spawn();
     let fence = executor.fences().await.unwrap().remove(0);
     retire(&executor, fence, SlotSet::empty(), Epoch(2)).await;

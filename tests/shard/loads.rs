@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use overspill::command::{Command, Place, Reply};
+use overspill::command::{Command, Expiry, Place, Reply};
 use overspill::record::VALUE_BYTES_MAX;
 use overspill::service::{Batch, Error, REPLIES_BYTES_MAX, Service};
 
@@ -82,6 +82,85 @@ async fn a_load_that_was_overtaken_before_it_began_takes_nothing_from_the_next()
     for get in gets {
         get.await.unwrap().unwrap();
     }
+}
+
+/// Polls what else is ready, and no time goes by.
+async fn give_way() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Two loads of one key each are under way and held.
+async fn start_with_two_loads(keys: &[&'static str]) -> (Rig, Vec<tokio::task::JoinHandle<Result<Reply, Error>>>) {
+    let rig = Setup::new(1).start().await;
+    for k in keys {
+        rig.put_spilled(k, "v").await;
+    }
+    rig.tier.hold_loads();
+    let mut gets = Vec::new();
+    for k in &keys[..2] {
+        gets.push(begin_get(&rig, k).await); // who is alone goes at once, and so does the next
+    }
+    (rig, gets)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_misses_while_others_load_waits_for_as_many_as_they_are() {
+    let (rig, mut gets) = start_with_two_loads(&["a", "b", "c", "d"]).await;
+    let before = rig.tier.calls();
+    for (k, loaded_keys) in [("c", 0), ("d", 2)] {
+        let asker = rig.clone();
+        gets.push(tokio::spawn(async move { asker.one(get_command(k)).await }));
+        give_way().await;
+        assert_eq!(rig.tier.calls().loaded_keys - before.loaded_keys, loaded_keys);
+    }
+    assert_eq!(rig.tier.loads() - before.loads, 1, "one load for both");
+    rig.tier.release_loads();
+    for get in gets {
+        assert!(matches!(get.await.unwrap(), Ok(Reply::Found(Some(_)))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_long_for_company() {
+    let (rig, gets) = start_with_two_loads(&["a", "b", "c"]).await;
+    let before = rig.tier.loads();
+    let get = begin_get(&rig, "c").await; // while nothing is answered
+    assert_eq!(rig.tier.loads() - before, 1);
+    rig.tier.release_loads();
+    for get in gets.into_iter().chain([get]) {
+        assert!(matches!(get.await.unwrap(), Ok(Reply::Found(Some(_)))));
+    }
+}
+
+/// Reads of a batch that only the tier can answer travel together, whatever each of them asks.
+#[tokio::test]
+async fn the_reads_of_a_batch_are_loaded_together_and_answered_in_their_places() {
+    let rig = Setup::new(1).start().await;
+    let name = |i: usize| format!("k{i}");
+    for i in 0..100 {
+        rig.put(&name(i), i.to_string()).await;
+    }
+    rig.push_out().await;
+    let ask = |i: usize| match i % 4 {
+        0 | 1 => get_command(&name(i / 2)), // many of them twice
+        2 => Command::Exists { key: key(name(i)) },
+        _ => Command::Ttl { key: key(name(i)) },
+    };
+    let before = rig.tier.calls();
+    let replies = rig.run((0..100).map(ask).collect(), Duration::from_secs(10)).await;
+    for (i, reply) in replies.into_iter().enumerate() {
+        match (i % 4, reply.unwrap()) {
+            (0 | 1, Reply::Found(Some(found))) => assert_eq!(found.value.as_bytes(), (i / 2).to_string().as_bytes()),
+            (2, Reply::Done(exists)) => assert!(exists),
+            (3, Reply::Expiry(expiry)) => assert_eq!(expiry, Expiry::Never),
+            (_, other) => panic!("{i}: {other:?}"),
+        }
+    }
+    let calls = rig.tier.calls();
+    assert!(calls.loaded_keys - before.loaded_keys >= 70, "memory has room for one");
+    assert!(calls.loads - before.loads <= 10, "{} loads", calls.loads - before.loads);
 }
 
 /// R12: single-flight.

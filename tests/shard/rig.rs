@@ -319,6 +319,11 @@ impl Rig {
         until(what, async || holds(&self.stats().await)).await;
     }
 
+    /// A flush is under way, if flushes are held.
+    pub async fn until_flush_is_held(&self) {
+        until("a flush is held", async || self.tier.held_flushes() > 0).await;
+    }
+
     /// All that left memory has reached the tier.
     pub async fn until_spilled(&self) {
         self.until_stats("nothing is on its way out", |stats| stats.records_spilling + stats.tombstones == 0).await;

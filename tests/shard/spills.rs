@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use overspill::cluster::Member;
 use overspill::command::{Command, Place, Reply};
+use overspill::record::VALUE_BYTES_MAX;
 use overspill::service::Error;
 use overspill::shard::WriteMode;
 use overspill::task::SideThread;
 use overspill::tier::memory::CommitFault;
+use tokio::time::Instant;
 
 use crate::rig::{Rig, Setup, get_command, key, put_command, until};
-
-async fn until_flush_is_held(rig: &Rig) {
-    rig.until_stats("something is on its way out", |stats| stats.records_spilling + stats.tombstones > 0).await;
-}
 
 /// R2, R10: only what was acknowledged and left memory is in the tier, and exactly the coldest.
 #[tokio::test]
@@ -30,6 +28,34 @@ async fn the_tier_holds_exactly_what_left_memory() {
     assert_eq!(rig.tier.rows().len(), 1, "an overwrite spills nothing");
 }
 
+/// A transaction costs the tier about as much with one row as with a hundred.
+#[tokio::test(start_paused = true)]
+async fn what_leaves_memory_within_a_moment_is_flushed_together() {
+    let rig = Setup::new(1).start().await;
+    for i in 0..10 {
+        rig.put(&format!("k{i}"), "v").await;
+    }
+    rig.until_spilled().await;
+    assert_eq!((rig.tier.calls().flushes, rig.tier.calls().flushed_effects), (1, 9));
+}
+
+/// What waits for company does not when somebody waits for it: a writer for room, or a stop.
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_somebody_waits_for_goes_at_once() {
+    const MOMENT: Duration = Duration::from_millis(3);
+    let rig = Setup::new(2).start().await;
+    let began = Instant::now();
+    for i in 0..20 {
+        rig.put(&format!("k{i}"), vec![0; VALUE_BYTES_MAX]).await;
+    }
+    assert!(rig.tier.flushes() > 1 && began.elapsed() < MOMENT, "{:?}", began.elapsed());
+    rig.until_spilled().await;
+    rig.put("last", "v").await;
+    let began = Instant::now();
+    rig.shutdown().await.unwrap();
+    assert!(began.elapsed() < MOMENT, "{:?}", began.elapsed());
+}
+
 /// R11.
 #[tokio::test]
 async fn a_write_during_the_flush_of_its_older_version_survives_eviction_and_reload() {
@@ -37,7 +63,7 @@ async fn a_write_during_the_flush_of_its_older_version_survives_eviction_and_rel
     rig.tier.hold_flushes();
     rig.put("k", "old").await;
     rig.put("other", "x").await; // evicts "old"
-    until_flush_is_held(&rig).await;
+    rig.until_flush_is_held().await;
     rig.put("k", "new").await;
     rig.tier.release_flushes();
     rig.until_spilled().await;
@@ -54,7 +80,7 @@ async fn a_delete_during_the_flush_of_its_record_reaches_the_tier_after_it() {
     rig.tier.hold_flushes();
     rig.put("k", "old").await;
     rig.put("other", "x").await;
-    until_flush_is_held(&rig).await;
+    rig.until_flush_is_held().await;
     assert!(rig.delete("k").await);
     rig.tier.release_flushes();
     rig.until_spilled().await;
