@@ -7,7 +7,7 @@ use overspill::command::{Command, Expiry, Place, Reply};
 use overspill::record::VALUE_BYTES_MAX;
 use overspill::service::{Batch, Error, REPLIES_BYTES_MAX, Service};
 
-use crate::rig::{Rig, Setup, get_command, key, put_command, row, until};
+use crate::rig::{Rig, Setup, get_command, give_way, key, put_command, row, until};
 
 /// Begins a GET and returns once its load is under way (and held).
 async fn begin_get(rig: &Rig, k: &'static str) -> tokio::task::JoinHandle<Result<Reply, Error>> {
@@ -81,13 +81,6 @@ async fn a_load_that_was_overtaken_before_it_began_takes_nothing_from_the_next()
     overtaken.await.unwrap().unwrap();
     for get in gets {
         get.await.unwrap().unwrap();
-    }
-}
-
-/// Polls what else is ready, and no time goes by.
-async fn give_way() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
     }
 }
 

@@ -11,7 +11,7 @@ use overspill::task::SideThread;
 use overspill::tier::memory::CommitFault;
 use tokio::time::Instant;
 
-use crate::rig::{Rig, Setup, get_command, key, put_command, until};
+use crate::rig::{Rig, Setup, get_command, give_way, key, put_command, until};
 
 /// R2, R10: only what was acknowledged and left memory is in the tier, and exactly the coldest.
 #[tokio::test]
@@ -34,6 +34,7 @@ async fn what_leaves_memory_within_a_moment_is_flushed_together() {
     let rig = Setup::new(1).start().await;
     for i in 0..10 {
         rig.put(&format!("k{i}"), "v").await;
+        give_way().await;
     }
     rig.until_spilled().await;
     assert_eq!((rig.tier.calls().flushes, rig.tier.calls().flushed_effects), (1, 9));
