@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::entry::OVERHEAD_BYTES;
+use super::entry::cost_bytes_max;
 use crate::mutants::{Rule, is_planted};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,9 +22,9 @@ impl Budget {
         Arc::new(Self { records: AtomicUsize::new(0), bytes: AtomicUsize::new(0), records_max, bytes_max })
     }
 
-    /// Room for one entry with `payload_bytes` of key and value; `None` if there is none now.
+    /// Room for one entry with `payload_bytes` of key and value, whatever else it has; `None` if there is none now.
     pub fn admit(self: &Arc<Self>, payload_bytes: usize) -> Option<Admission> {
-        let bytes = payload_bytes + OVERHEAD_BYTES;
+        let bytes = cost_bytes_max(payload_bytes);
         if self.records.fetch_add(1, Ordering::Relaxed) >= self.records_max {
             self.records.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -38,7 +38,7 @@ impl Budget {
 
     /// Room for one entry even where there is none: for what was admitted in an earlier life.
     pub fn admit_anyway(self: &Arc<Self>, payload_bytes: usize) -> Admission {
-        let bytes = payload_bytes + OVERHEAD_BYTES;
+        let bytes = cost_bytes_max(payload_bytes);
         self.records.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Admission { budget: Arc::clone(self), bytes }
@@ -99,15 +99,17 @@ mod tests {
 
     #[test]
     fn admission_stops_at_both_bounds_and_resumes_when_room_is_given_back() {
-        let budget = Budget::new(2, 10 * OVERHEAD_BYTES);
+        let bytes_max = cost_bytes_max(10) + cost_bytes_max(0);
+        let budget = Budget::new(2, bytes_max);
         let first = budget.admit(10).unwrap();
         let second = budget.admit(0).unwrap();
         assert!(budget.admit(0).is_none(), "two records are the bound");
         drop(second);
-        assert!(budget.admit(10 * OVERHEAD_BYTES).is_none(), "bytes are bounded too");
-        first.take_over(OVERHEAD_BYTES + 4);
-        assert_eq!((budget.records(), budget.bytes()), (1, OVERHEAD_BYTES + 4));
-        budget.give_back(1, OVERHEAD_BYTES + 4);
+        assert!(budget.admit(1).is_none(), "bytes are bounded too");
+        first.take_over(60);
+        assert_eq!((budget.records(), budget.bytes()), (1, 60));
+        assert!(budget.admit(1).is_some(), "what was over has come back");
+        budget.give_back(1, 60);
         assert_eq!((budget.records(), budget.bytes()), (0, 0));
     }
 }

@@ -135,17 +135,18 @@ fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
 #[test]
 fn no_more_is_admitted_than_the_bounds_allow_and_all_of_it_comes_back() {
     const RECORDS: usize = 2;
-    const BYTES: usize = 4 * OVERHEAD_BYTES;
+    const LARGE: usize = 200;
+    const BYTES: usize = cost_bytes_max(LARGE) + cost_bytes_max(0);
     check(4_000, || {
         let budget = Budget::new(RECORDS, BYTES);
         let (records, bytes) = (Arc::new(Plain::new(0)), Arc::new(Plain::new(0)));
         // Three small ones are one too many by records; by bytes, the large one goes with the first only.
-        let threads = [0, 10, 20, 2 * OVERHEAD_BYTES].map(|payload_bytes| {
+        let threads = [0, 10, 20, LARGE].map(|payload_bytes| {
             let (budget, records, bytes) = (budget.clone(), records.clone(), bytes.clone());
             thread::spawn(move || {
                 for is_entry in [false, true] {
                     let Some(admission) = budget.admit(payload_bytes) else { continue };
-                    let cost_bytes = payload_bytes + OVERHEAD_BYTES;
+                    let cost_bytes = cost_bytes_max(payload_bytes);
                     assert!(records.fetch_add(1, Ordering::SeqCst) < RECORDS, "too many records");
                     assert!(bytes.fetch_add(cost_bytes, Ordering::SeqCst) + cost_bytes <= BYTES, "too many bytes");
                     let let_go = || {

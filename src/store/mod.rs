@@ -38,7 +38,7 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub use budget::Admission;
 use budget::Budget;
-use entry::OVERHEAD_BYTES;
+use entry::cost_bytes_max;
 pub use fills::{FillId, Ticket};
 pub use filter::ScanId;
 use hash::{Hasher, KeyHash};
@@ -50,7 +50,7 @@ const PARTITION_RECORDS_MIN: usize = 8192;
 const PARTITION_BYTES_MIN: usize = 8 * VALUE_BYTES_MAX;
 const PARTITIONS_MAX: usize = 64;
 /// The smallest memory bound: one of the largest records on its way in and some on their way out.
-pub const MEMORY_BYTES_MIN: usize = 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX + OVERHEAD_BYTES);
+pub const MEMORY_BYTES_MIN: usize = 4 * cost_bytes_max(VALUE_BYTES_MAX + KEY_BYTES_MAX);
 /// Evicted records that wait for the tier, beyond the capacity: enough to keep flushes of 1,000 rows going.
 const BACKLOG_RECORDS_MIN: usize = 4000;
 

@@ -9,7 +9,7 @@ use crate::record::{Epoch, Lsn, Timestamp, Version};
 const HEAD_BYTES: usize = 10;
 const EXPIRY_BYTES: usize = 8;
 /// Longer contents are not packed, but shared with whoever reads them.
-const CONTENT_BYTES_MAX: usize = 1024;
+pub(super) const CONTENT_BYTES_MAX: usize = 1024;
 const _: () = assert!(HEAD_BYTES + EXPIRY_BYTES + CONTENT_BYTES_MAX <= BLOCK_BYTES_MAX);
 /// More are not looked through at every write.
 const EPOCHS_MAX: usize = 1024;

@@ -11,7 +11,7 @@ use overspill::task::SideThread;
 use overspill::tier::memory::CommitFault;
 use tokio::time::Instant;
 
-use crate::rig::{Rig, Setup, get_command, give_way, key, put_command, until};
+use crate::rig::{Setup, get_command, give_way, key, put_command, until};
 
 /// R2, R10: only what was acknowledged and left memory is in the tier, and exactly the coldest.
 #[tokio::test]

@@ -252,7 +252,7 @@ impl Setup {
             policy: PolicyKind::ALL[rng.random_range(0..3)],
             capacity: rng.random_range(1..=6),
             // Far below what production allows: so that memory is full now and then (R15).
-            memory_bytes_max: [64 << 20, 64 << 20, 1_400, 3_000][rng.random_range(0..4)],
+            memory_bytes_max: [64 << 20, 64 << 20, 1_800, 3_600][rng.random_range(0..4)],
             keys,
             plain_keys: rng.random_range(0..=keys),
             shards: [1, 1, 2][rng.random_range(0..3)],

@@ -448,13 +448,36 @@ fn the_largest_record_fits_beside_a_full_memory() {
         apply(&store, &Effect::Set(record));
     };
     ["a", "b"].iter().for_each(|name| fill(name, VALUE_BYTES_MAX));
-    let left = resident_max - store.stats().bytes as usize;
-    fill("c", left / 2);
-    let left = resident_max - store.stats().bytes as usize;
-    fill("d", left - (store.stats().bytes as usize - (resident_max - left) + super::super::entry::OVERHEAD_BYTES + 1));
+    let left = || resident_max - store.stats().bytes as usize;
+    fill("c", left() / 2);
+    let beside_value = {
+        let record = record("d", 1);
+        cost_bytes_max(record.key.as_bytes().len() + left()) - left() - entry::EXPIRY_BYTES
+    };
+    fill("d", left() - beside_value);
     assert_eq!(store.stats().bytes as usize, resident_max);
     assert_eq!(store.stats().evicted, 0);
     assert!(store.admit(KEY_BYTES_MAX + VALUE_BYTES_MAX).is_some(), "else it would wait for ever: nothing is leaving");
+}
+
+/// What is admitted is the most that an entry may cost; once it is there, what it does.
+#[test]
+fn an_expiry_and_a_long_value_are_counted() {
+    let store = store(Spill::Evicted);
+    let mut bytes = 0;
+    let mut grown_by = |name: &str, value_bytes: usize, expires_at: Option<Timestamp>| {
+        let value = Value::new(vec![0; value_bytes]).unwrap();
+        apply(&store, &Effect::Set(Record { value, expires_at, ..record(name, 1) }));
+        let before = std::mem::replace(&mut bytes, store.stats().bytes);
+        (store.stats().bytes - before) as usize - value_bytes
+    };
+    let plain = grown_by("a", 100, None);
+    assert_eq!(grown_by("b", 100, Some(Timestamp(1))), plain + entry::EXPIRY_BYTES);
+    assert!(grown_by("c", 2000, None) > plain);
+    let admitted = store.admit(100).unwrap();
+    assert!(store.stats().bytes > bytes + 100 + plain as u64, "it may have an expiry");
+    drop(admitted);
+    assert_eq!(store.stats().bytes, bytes);
 }
 
 #[test]
