@@ -145,7 +145,9 @@ fn a_holder_of_several_tickets_is_told_of_all_at_once() {
             Some(answers) => assert_eq!(answers[..2], [None, Some("second")]),
             None => assert_eq!(future::block_on(answers).unwrap(), [None, Some("second"), Some("third")]),
         }
-        others.map(|other| other.join().unwrap());
+        for other in others {
+            other.join().unwrap();
+        }
     });
 }
 
