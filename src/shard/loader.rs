@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
@@ -33,14 +33,17 @@ type Answer = Result<Option<Arc<Record>>, String>;
 /// A key to load, and the request that wants it first, if that is logged.
 type Wanted = (Key, FillId, Option<Trace>);
 
-/// The queue of keys to load, and those who wait for them. Bounded by the commands in flight.
+/// Keys to load. Bounded by the commands in flight.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<Wanted>,
-    /// Keys in loads.
+    /// Until when they wait for company, if they do.
+    held_until: Option<Instant>,
+    /// How many are in loads.
     under_way: usize,
 }
 
+/// What is to be loaded, and those who wait for it.
 #[derive(Debug)]
 pub(super) struct Loader {
     queue: Mutex<Queue>,
@@ -120,19 +123,19 @@ impl Loader {
 
     /// Runs until `stop`: takes what waits, as one load, while others are in flight.
     pub async fn run(&self, core: &Core, tier: &SharedTier, stop: &CancellationToken) {
-        let mut has_waited = false;
         loop {
-            let batch = self.take(has_waited);
-            if batch.is_empty() {
-                let is_gathering = !self.queue.lock().waiting.is_empty();
-                has_waited = tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    () = self.wake.notified() => false,
-                    () = sleep(PATIENCE), if is_gathering => true,
-                };
-                continue;
-            }
+            let batch = match self.take() {
+                Ok(batch) => batch,
+                Err(held_until) => {
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        () = self.wake.notified() => {}
+                        () = sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
+                    }
+                    continue;
+                }
+            };
             let count = batch.len();
             if !self.queue.lock().waiting.is_empty() {
                 self.wake.notify_one(); // another worker may take the rest
@@ -148,16 +151,24 @@ impl Loader {
         self.keys_max.load(Ordering::Relaxed)
     }
 
-    /// What waits, for a load of its own; nothing if that waits for company, unless it goes `anyhow`.
-    fn take(&self, anyhow: bool) -> Vec<Wanted> {
+    /// What waits, for a load of its own. If there is nothing, or if it waits for company: until when.
+    fn take(&self) -> Result<Vec<Wanted>, Option<Instant>> {
         let keys_max = self.keys_max();
         let mut queue = self.queue.lock();
         let waiting = queue.waiting.len().min(keys_max);
-        if !anyhow && waiting < keys_max && !is_company(waiting, queue.under_way) {
-            return Vec::new();
+        if waiting == 0 {
+            return Err(None);
         }
+        if waiting < keys_max && !is_company(waiting, queue.under_way) {
+            let now = Instant::now();
+            let held_until = *queue.held_until.get_or_insert(now + PATIENCE);
+            if now < held_until {
+                return Err(Some(held_until));
+            }
+        }
+        queue.held_until = None;
         queue.under_way += waiting;
-        queue.waiting.drain(..waiting).collect()
+        Ok(queue.waiting.drain(..waiting).collect())
     }
 
     async fn load_batch(&self, core: &Core, tier: &SharedTier, batch: Vec<Wanted>) {

@@ -6,6 +6,7 @@ use futures::FutureExt;
 use overspill::command::{Command, Expiry, Place, Reply};
 use overspill::record::VALUE_BYTES_MAX;
 use overspill::service::{Batch, Error, REPLIES_BYTES_MAX, Service};
+use tokio::time::advance;
 
 use crate::rig::{Rig, Setup, get_command, give_way, key, put_command, row, until};
 
@@ -124,6 +125,36 @@ async fn nobody_waits_long_for_company() {
     rig.tier.release_loads();
     for get in gets.into_iter().chain([get]) {
         assert!(matches!(get.await.unwrap(), Ok(Reply::Found(Some(_)))));
+    }
+}
+
+/// Each of those who come wakes a loader, which must not begin to wait anew.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_long_for_company_however_many_come() {
+    let rig = Setup::new(1).start().await;
+    let name = |i: usize| format!("k{i}");
+    for i in 0..26 {
+        rig.put_spilled(&name(i), "v").await;
+    }
+    rig.tier.hold_loads();
+    let before = rig.tier.loads();
+    let ask = |names: Vec<String>| {
+        let asker = rig.clone();
+        let commands = names.iter().map(|name| get_command(name)).collect();
+        tokio::spawn(async move { asker.run(commands, Duration::from_secs(10)).await })
+    };
+    let mut gets = vec![ask((0..16).map(name).collect())];
+    give_way().await;
+    assert_eq!(rig.tier.loads() - before, 1);
+    for i in 16..26 {
+        gets.push(ask(vec![name(i)]));
+        give_way().await;
+        advance(Duration::from_micros(300)).await;
+    }
+    assert!(rig.tier.loads() - before >= 2, "they wait for those who hang");
+    rig.tier.release_loads();
+    for get in gets {
+        assert!(get.await.unwrap().iter().all(|reply| matches!(reply, Ok(Reply::Found(Some(_))))));
     }
 }
 
