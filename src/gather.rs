@@ -2,7 +2,7 @@
 //! have come as took part of late, or until nobody comes any more. Who is always alone waits for nobody, and when all are back
 //! as soon as they are answered, two halves of them take turns: one gathers while the other is worked for.
 //!
-//! No clock is asked: between two looks everything that is ready runs.
+//! While one gathers no clock is asked: between two looks everything that is ready runs.
 
 use std::time::Duration;
 

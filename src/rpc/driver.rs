@@ -231,10 +231,9 @@ impl Driver {
         let mut dispatch = Box::pin(dispatch);
         let end = loop {
             self.take_jobs();
-            while calls.len() < self.options.calls_in_flight_max
-                && (is_company(self.queue.len(), jobs_under_way)
-                    || held_until.is_some_and(|until| until <= Instant::now()))
-            {
+            let may_go =
+                is_company(self.queue.len(), jobs_under_way) || held_until.is_some_and(|until| until <= Instant::now());
+            while may_go && calls.len() < self.options.calls_in_flight_max {
                 let now = Instant::now();
                 let Some(call) = Call::assemble(&mut self.queue, now) else { break };
                 silent_since.get_or_insert(now);

@@ -17,7 +17,7 @@ use super::replies::ReplyRoom;
 use super::{Shard, scan};
 use crate::command::{Command, Reply};
 use crate::record::Key;
-use crate::replication::Appended;
+use crate::replication::{Appended, LogError};
 use crate::request;
 use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
 use crate::store::PREFETCHED;
@@ -60,9 +60,8 @@ impl Service for Shard {
                 let shard = self.clone();
                 let work = self.core.tasks.spawn_work(request::within(request::trace(), async move {
                     let _in_flight = in_flight;
-                    let grouped = shard.core.commit_group(group, appended, deadline);
-                    let waiting = shard.execute_waiting(&serving, waiting, bytes, deadline);
-                    let (mut answers, more) = join(grouped, waiting).await;
+                    let (mut answers, more) =
+                        shard.commit_and_execute(&serving, group, appended, waiting, bytes, deadline).await;
                     let bytes = bytes + bytes_of(&more);
                     answers.extend(more);
                     answers.extend(shard.execute_held(&serving, held, bytes, deadline).await);
@@ -231,13 +230,33 @@ impl Shard {
             held = sorted.held.into_iter().filter_map(|(i, command)| Some((*places.get(i)?, command))).collect();
             let tried = sorted.replies.into_iter().enumerate().filter(|(_, reply)| *reply != Err(TO_COME));
             let appended = sorted.group.append(&self.core.log);
-            let grouped = self.core.commit_group(sorted.group, appended, deadline);
-            let waiting = self.execute_waiting(serving, sorted.waiting, sorted.bytes, deadline);
-            let (grouped, waiting) = join(grouped, waiting).await;
+            let Sorted { group, waiting, .. } = sorted;
+            let (grouped, waiting) =
+                self.commit_and_execute(serving, group, appended, waiting, sorted.bytes, deadline).await;
             bytes = sorted.bytes + bytes_of(&waiting);
             answers.extend(tried.chain(grouped).chain(waiting).filter_map(of_batch));
         }
         answers
+    }
+
+    /// Commits a group and executes what waits, side by side unless some of that is about what the group changes. Returns the
+    /// answers of both.
+    async fn commit_and_execute(
+        &self,
+        serving: &Serving,
+        group: Group,
+        appended: Result<Appended, LogError>,
+        waiting: Vec<Waiting>,
+        bytes: usize,
+        deadline: Instant,
+    ) -> (Vec<Answered>, Vec<Answered>) {
+        let is_behind = waiting.iter().any(|(_, command)| group.concerns(command));
+        let grouped = self.core.commit_group(group, appended, deadline);
+        let waiting = self.execute_waiting(serving, waiting, bytes, deadline);
+        if is_behind {
+            return (grouped.await, waiting.await);
+        }
+        join(grouped, waiting).await
     }
 
     /// `bytes`: of what the batch is answered already.
@@ -248,10 +267,13 @@ impl Shard {
         bytes: usize,
         deadline: Instant,
     ) -> Vec<Answered> {
+        self.core.note_misses(&waiting);
         let replies = ReplyRoom::new(bytes);
-        if self.core.may_read_together(&waiting) {
-            return self.core.read_together(serving, waiting, &replies, deadline).await;
-        }
+        let (mut answers, waiting) = if self.core.may_read_together(&waiting) {
+            self.core.read_together(serving, waiting, &replies, deadline).await
+        } else {
+            (Vec::new(), waiting)
+        };
         let chains = chains(waiting).into_iter().map(async |commands| {
             let mut answers = Vec::with_capacity(commands.len());
             for (i, command) in commands {
@@ -270,7 +292,8 @@ impl Shard {
             }
             answers
         });
-        join_all(chains).await.into_iter().flatten().collect()
+        answers.extend(join_all(chains).await.into_iter().flatten());
+        answers
     }
 
     async fn execute_one(

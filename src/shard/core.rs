@@ -198,26 +198,10 @@ impl Core {
         let Some(key) = command.key() else {
             return Err(Error::Invalid("this command has no key".to_owned()));
         };
-        self.counters.misses.add(1); // or a hit that has to wait for the tier, which is as slow
         // What the key was when it was looked up: it may expire while this waits, but by then it may live longer, too.
-        let now = self.clock.now();
+        let mut now = self.clock.now();
         let is_written = self.latches.is_held(key);
-        let known = self.know(key, now, deadline).await?;
-        self.tell(command, known, now, is_written, deadline).await
-    }
-
-    /// Answers a read with what was `known` of its key `now`. `is_written`: whether somebody was writing it just before.
-    pub async fn tell(
-        &self,
-        command: Command,
-        mut known: Known,
-        mut now: Timestamp,
-        is_written: bool,
-        deadline: Instant,
-    ) -> Result<Reply, Error> {
-        let Some(key) = command.key() else {
-            return Err(Error::Invalid("this command has no key".to_owned()));
-        };
+        let mut known = self.know(key, now, deadline).await?;
         if known.found.is_none() && is_written {
             // It may have expired under a write that saw it alive: that comes first (ADR 6).
             let _latch = timeout_at(deadline, self.latches.acquire(key))
@@ -378,7 +362,7 @@ impl Core {
             if !matches!(outcome, Err(LogError::NoRoom(_))) || Instant::now() >= deadline {
                 return outcome;
             }
-            let _ = timeout_at((Instant::now() + ROOM_POLL).min(deadline), progress).await; // then look again
+            self.until_progress(progress, deadline).await; // then look again
         }
     }
 
@@ -472,7 +456,7 @@ impl Core {
             Ok(Err(_)) | Err(_) => {
                 // Else those who gave up would pile up for as long as the tier is away.
                 self.store.stop_awaiting(key, ticket);
-                self.clean_waits.withdraw(ticket);
+                self.clean_waits.give_up(ticket);
                 Err(())
             }
         }

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::core::{Core, Serving, payload_bytes};
-use super::evaluate::{Answer, Outcome, evaluate, is_blind};
+use super::evaluate::{Answer, Outcome, evaluate, is_blind, keys_of};
 use super::latches::Latch;
 use crate::command::{Command, Effect, Found, Reply};
 use crate::mutants::{Rule, is_planted};
@@ -74,6 +74,11 @@ impl Group {
             Effect::Delete { .. } => None,
         };
         Some(found)
+    }
+
+    /// Whether a command is about a key that the group changes.
+    pub fn concerns(&self, command: &Command) -> bool {
+        !self.is_empty() && keys_of(command).iter().any(|key| self.place_of(key).is_some())
     }
 
     fn place_of(&self, key: &Key) -> Option<usize> {

@@ -105,7 +105,7 @@ fn a_ticket_is_answered_to_whoever_holds_it() {
                 let (ticket, answer) = tickets.issue(1);
                 let answerer = {
                     let tickets = tickets.clone();
-                    thread::spawn(move || tickets.answer(ticket, ticket))
+                    thread::spawn(move || tickets.answer(ticket, ticket, 0))
                 };
                 if withdraws {
                     tickets.withdraw(ticket);
@@ -130,11 +130,11 @@ fn a_holder_of_several_tickets_is_told_of_all_at_once() {
         let tickets = Arc::new(Tickets::new());
         let (first, answers) = tickets.issue(3);
         let [second, third] = [1, 2].map(|i| Ticket(first.0 + i));
-        tickets.answer(second, "second");
+        tickets.answer(second, "second", 0);
         let others = [
             thread::spawn({
                 let tickets = tickets.clone();
-                move || tickets.answer(third, "third")
+                move || tickets.answer(third, "third", 0)
             }),
             thread::spawn({
                 let tickets = tickets.clone();
@@ -167,7 +167,8 @@ fn everybody_who_joins_a_load_is_told_its_end() {
             let (store, tickets) = (store.clone(), tickets.clone());
             thread::spawn(move || {
                 let (ticket, answer) = tickets.issue(1);
-                let answer_all = |told: Vec<Ticket>, answer| told.into_iter().for_each(|to| tickets.answer(to, answer));
+                let answer_all =
+                    |told: Vec<Ticket>, answer| told.into_iter().for_each(|to| tickets.answer(to, answer, 0));
                 match store.begin_fill(&key("k"), ticket, Timestamp(1)) {
                     Fill::Known(_) => return tickets.withdraw(ticket),
                     Fill::Joined => {}

@@ -64,11 +64,12 @@ impl Loader {
 
     /// As [`Loader::load_all`], of one key.
     pub async fn load(&self, core: &Core, key: &Key, now: Timestamp, deadline: Instant) -> Result<Known, Error> {
-        let known = self.load_all(core, &[key], now, deadline).await.pop();
-        known.unwrap_or_else(|| Err(Error::Unavailable("nothing was loaded".to_owned())))
+        let known = self.load_all(core, &[key], now, deadline).await.pop().flatten();
+        known.unwrap_or_else(|| Err(Error::Unavailable("what was loaded was not kept".to_owned())))
     }
 
-    /// What some keys are `now`, from memory or tier, in their order.
+    /// What some keys are `now`, from memory or tier, in their order. `None`: it was not kept until the last was known, since the others
+    /// are large (R9).
     ///
     /// # Errors
     /// [`Error::Unavailable`] for each that the tier does not answer by `deadline` (R15): never "not found".
@@ -81,7 +82,7 @@ impl Loader {
         keys: &[&Key],
         now: Timestamp,
         deadline: Instant,
-    ) -> Vec<Result<Known, Error>> {
+    ) -> Vec<Option<Result<Known, Error>>> {
         if keys.is_empty() {
             return Vec::new();
         }
@@ -104,19 +105,22 @@ impl Loader {
             self.queue.lock().waiting.append(&mut wanted);
             self.wake.notify_one();
         }
-        let (answers, reason) = match timeout_at(deadline, &mut told).await {
-            Ok(answers) => (answers.ok(), "the shard is stopping"),
-            Err(_) => match self.waiting.give_up(first) {
-                Some(answers) => (Some(answers), "the tier did not answer in time"),
-                None => (told.await.ok(), "the shard is stopping"),
-            },
+        let told_in_time = timeout_at(deadline, &mut told).await;
+        let late = told_in_time.is_err().then(|| self.waiting.give_up(first)).flatten();
+        let missing = late.is_some().then_some("the tier did not answer in time");
+        let told = match (told_in_time, late) {
+            (Ok(told), _) => told,
+            (Err(_), Some(answers)) => Ok(answers),
+            (Err(_), None) => told.await, // they came just then
         };
-        let answers = answers.unwrap_or_default().into_iter().chain(std::iter::repeat_with(|| None));
+        // Nobody tells: the loader is gone.
+        let missing = if told.is_err() { Some("the shard is stopping") } else { missing };
+        let answers = told.unwrap_or_default().into_iter().chain(std::iter::repeat_with(|| None));
         let outcome = |(known, answer): (Option<Known>, Option<Answer>)| match (known, answer) {
-            (Some(known), _) => Ok(known),
-            (None, Some(Ok(row))) => Ok(Known { found: row.and_then(|row| live(&row, now)), unspilled: None }),
-            (None, Some(Err(reason))) => Err(Error::Unavailable(reason)),
-            (None, None) => Err(Error::Unavailable(reason.to_owned())),
+            (Some(known), _) => Some(Ok(known)),
+            (None, Some(Ok(row))) => Some(Ok(Known { found: row.and_then(|row| live(&row, now)), unspilled: None })),
+            (None, Some(Err(reason))) => Some(Err(Error::Unavailable(reason))),
+            (None, None) => missing.map(|reason| Err(Error::Unavailable(reason.to_owned()))),
         };
         known.into_iter().zip(answers).map(outcome).collect()
     }
@@ -201,7 +205,7 @@ impl Loader {
                 let reason = error.to_string();
                 for (key, id, _) in batch {
                     for ticket in core.store.fail_fill(&key, id) {
-                        self.waiting.answer(ticket, Err(reason.clone()));
+                        self.waiting.answer(ticket, Err(reason.clone()), 0);
                     }
                 }
             }
@@ -215,8 +219,9 @@ impl Loader {
         for (key, id, _) in batch {
             // A key may be in the batch twice: once for a load that a write has overtaken before it began (R12), once for a new one.
             let row = rows.get(&key).cloned();
+            let bytes = row.as_ref().map_or(0, |row| row.value.as_bytes().len());
             for ticket in core.store.complete_fill(&key, id, row.as_deref(), now) {
-                self.waiting.answer(ticket, Ok(row.clone()));
+                self.waiting.answer(ticket, Ok(row.clone()), bytes);
             }
         }
         // What was loaded may have evicted others.

@@ -22,7 +22,7 @@ use crate::tier::{DeadLetter, ROWS_MAX, SharedTier, TierError};
 
 /// A flush is about this large at most, unless one record is larger: a quarter of what MariaDB takes in one packet (R9).
 const FLUSH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// So many rows are worth a transaction at once, which costs the tier about as much with one row.
+/// So many rows are worth a transaction at once. A transaction with one row costs the tier about as much as one with these.
 const GATHERED_ROWS: u64 = 256;
 /// Fewer wait so long for others.
 const GATHER_MAX: Duration = Duration::from_millis(20);
@@ -144,15 +144,20 @@ impl Spiller<'_> {
 
     async fn spill_all(&self) -> Result<(), GaveUp> {
         let queued = || self.core.store.stats().spilling;
+        // Whether there was more than one flush takes.
+        let mut has_rest = false;
         loop {
             if !self.core.store.has_spill() {
                 self.core.backlog.end(); // what waits no more may have been set aside, and not confirmed
                 return Ok(());
             }
             self.core.backlog.begin(queued);
-            self.gather(queued).await?;
+            if !has_rest {
+                self.gather(queued).await?;
+            }
             self.fence.current()?; // while there is none, nothing is taken up
             let mut effects = self.core.store.take_spill(ROWS_MAX, FLUSH_BYTES_MAX);
+            has_rest = self.core.store.has_spill();
             if effects.is_empty() {
                 continue; // all of it was stale
             }
@@ -229,7 +234,7 @@ impl Spiller<'_> {
         self.core.counters.spilled_batches.add(1);
         self.core.backlog.done(effects.len() as u64);
         for ticket in self.core.store.confirm(effects) {
-            self.core.clean_waits.answer(ticket, ());
+            self.core.clean_waits.answer(ticket, (), 0);
         }
         if let Some(journal) = self.core.log.journal() {
             journal.confirm(effects);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::service::REPLIES_BYTES_MAX;
 use crate::store::Ticket;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, oneshot};
 
-/// The answers to some tickets, in their order. `None`: it was withdrawn.
+/// The answers to some tickets, in their order. `None`: it was withdrawn, or not kept.
 pub(super) type Answers<T> = Vec<Option<T>>;
 
 /// Tickets and those who hold them, one or several in a row, who are told when the last of these is settled. A ticket whose holder
@@ -23,6 +24,8 @@ struct Holder<T> {
     answers: Answers<T>,
     /// How many tickets are neither answered nor withdrawn.
     open: usize,
+    /// Of what is kept.
+    bytes: usize,
     all: oneshot::Sender<Answers<T>>,
 }
 
@@ -31,23 +34,24 @@ impl<T> Tickets<T> {
         Self { last: AtomicU64::new(0), holders: Mutex::default() }
     }
 
-    /// The first of `count` tickets in a row, and where their answers come. Each is to be answered or withdrawn, once.
+    /// The first of `count` tickets in a row, and where their answers come once each of them was answered or withdrawn.
     pub fn issue(&self, count: usize) -> (Ticket, oneshot::Receiver<Answers<T>>) {
         // Relaxed: only uniqueness counts.
         let first = self.last.fetch_add(count as u64, Ordering::Relaxed) + 1;
         let (all, answers) = oneshot::channel();
-        let holder = Holder { answers: (0..count).map(|_| None).collect(), open: count, all };
+        let holder = Holder { answers: (0..count).map(|_| None).collect(), open: count, bytes: 0, all };
         self.holders.lock().insert(first, holder);
         (Ticket(first), answers)
     }
 
     /// Takes back a ticket that nobody will answer.
     pub fn withdraw(&self, ticket: Ticket) {
-        self.settle(ticket, None);
+        self.settle(ticket, None, 0);
     }
 
-    pub fn answer(&self, ticket: Ticket, answer: T) {
-        self.settle(ticket, Some(answer));
+    /// `bytes`: what the answer takes until its holder is told. It is not kept if others take more than the replies to a batch may (R9).
+    pub fn answer(&self, ticket: Ticket, answer: T, bytes: usize) {
+        self.settle(ticket, Some(answer), bytes);
     }
 
     /// Takes all tickets back that are still open. Returns what the holder of `first` was told until now; nothing if all is on its
@@ -56,11 +60,12 @@ impl<T> Tickets<T> {
         self.holders.lock().remove(&first.0).map(|holder| holder.answers)
     }
 
-    fn settle(&self, ticket: Ticket, answer: Option<T>) {
+    fn settle(&self, ticket: Ticket, answer: Option<T>, bytes: usize) {
         let mut holders = self.holders.lock();
         let Some((&first, holder)) = holders.range_mut(..=ticket.0).next_back() else { return };
         let Some(place) = holder.answers.get_mut((ticket.0 - first) as usize) else { return };
-        *place = answer;
+        *place = answer.filter(|_| holder.bytes <= REPLIES_BYTES_MAX);
+        holder.bytes += bytes;
         holder.open -= 1;
         let done = if holder.open == 0 { holders.remove(&first) } else { None };
         drop(holders);

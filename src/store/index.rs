@@ -141,6 +141,9 @@ impl Table {
     }
 
     fn remove(&mut self, hash: KeyHash, handle: Handle, rehash: impl Fn(Handle) -> KeyHash) {
+        if handle >= self.handle_mask {
+            return; // such a one would have widened it
+        }
         let home = hash.index_line(self.lines.len());
         let slot = self.slot(hash, handle);
         for (distance, at) in (home..self.lines.len()).chain(0..home).enumerate() {
@@ -428,6 +431,15 @@ mod tests {
                 prop_assert!(index.first(hash).is_some());
             }
         }
+    }
+
+    /// Its bits beyond those of the others are the tag's.
+    #[test]
+    fn a_handle_that_was_never_there_is_not_taken_for_another_when_it_is_removed() {
+        let (hash, mut index) = (KeyHash::of_bits(0xFFFF << 32), Index::new());
+        index.insert(hash, 196, |_| hash);
+        index.remove(hash, (1 << 20) + 196, |_| hash);
+        assert_eq!(index.find(hash, |other| other == 196), Some(196));
     }
 
     #[test]

@@ -10,6 +10,8 @@ const HEAD_BYTES: usize = 10;
 const EXPIRY_BYTES: usize = 8;
 /// Longer contents are not packed, but shared with whoever reads them.
 pub(super) const CONTENT_BYTES_MAX: usize = 1024;
+/// A length of a key is one byte.
+pub(super) const PACKED_KEY_BYTES_MAX: usize = u8::MAX as usize;
 const _: () = assert!(HEAD_BYTES + EXPIRY_BYTES + CONTENT_BYTES_MAX <= BLOCK_BYTES_MAX);
 /// More are not looked through at every write.
 const EPOCHS_MAX: usize = 1024;

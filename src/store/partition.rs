@@ -213,13 +213,15 @@ impl Partition {
             return;
         }
         let flags = Flags { tombstone: false, leaving: false, clean: self.fresh().clean, ..entry.flags };
-        if entry.is_resident() {
+        let was_resident = entry.is_resident();
+        let entry = Entry::of(record, flags);
+        if was_resident {
             self.policy.update(handle);
         } else {
-            self.make_room(record.key.as_bytes().len() + record.value.as_bytes().len(), garbage);
+            self.make_room(entry.cost_bytes(), garbage);
             self.policy.insert(handle);
         }
-        self.replace(handle, &Entry::of(record, flags), admission, garbage);
+        self.replace(handle, &entry, admission, garbage);
         self.make_room(0, garbage);
         self.enqueue_if_eager(handle);
     }

@@ -474,6 +474,7 @@ fn an_expiry_and_a_long_value_are_counted() {
     let plain = grown_by("a", 100, None);
     assert_eq!(grown_by("b", 100, Some(Timestamp(1))), plain + entry::EXPIRY_BYTES);
     assert!(grown_by("c", 2000, None) > plain);
+    assert!(grown_by(&"d".repeat(300), 100, None) > plain + 300 + 90, "nor is a long key packed");
     let admitted = store.admit(100).unwrap();
     assert!(store.stats().bytes > bytes + 100 + plain as u64, "it may have an expiry");
     drop(admitted);
