@@ -12,20 +12,7 @@ use crate::store::Known;
 
 /// Whether a command reads a key, and does nothing else.
 fn is_read((_, command): &Waiting) -> bool {
-    match command {
-        Command::Get { .. } | Command::Exists { .. } | Command::Ttl { .. } => true,
-        Command::Put { .. }
-        | Command::Delete { .. }
-        | Command::Expire { .. }
-        | Command::Persist { .. }
-        | Command::Scan { .. }
-        | Command::Count
-        | Command::Stats
-        | Command::Explain { .. }
-        | Command::Update { .. }
-        | Command::Move { .. }
-        | Command::PutAllAbsent { .. } => false,
-    }
+    matches!(command, Command::Get { .. } | Command::Exists { .. } | Command::Ttl { .. })
 }
 
 impl Core {
