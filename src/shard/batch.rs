@@ -119,7 +119,7 @@ struct Sorted {
 }
 
 /// Whether the reply may be large, and nothing is lost if it is not given.
-pub(super) fn is_refusable(command: &Command) -> bool {
+fn is_refusable(command: &Command) -> bool {
     matches!(command, Command::Get { .. } | Command::Scan { .. })
 }
 

@@ -431,7 +431,7 @@ impl Core {
         }
     }
 
-    /// Waits for the tier's next step, after which there may be room. `false` at the deadline.
+    /// Waits for the tier's next step, which is not to be put off, and after which there may be room. `false` at the deadline.
     pub async fn until_progress(&self, progress: Notified<'_>, deadline: Instant) -> bool {
         self.hurry.notify_one();
         let look_again = (Instant::now() + ROOM_POLL).min(deadline);

@@ -105,17 +105,18 @@ impl Loader {
             self.queue.lock().waiting.append(&mut wanted);
             self.wake.notify_one();
         }
-        let told_in_time = timeout_at(deadline, &mut told).await;
-        let late = told_in_time.is_err().then(|| self.waiting.give_up(first)).flatten();
-        let missing = late.is_some().then_some("the tier did not answer in time");
-        let told = match (told_in_time, late) {
-            (Ok(told), _) => told,
-            (Err(_), Some(answers)) => Ok(answers),
-            (Err(_), None) => told.await, // they came just then
+        let (told, late) = match timeout_at(deadline, &mut told).await {
+            Ok(told) => (told, None),
+            Err(_) => match self.waiting.give_up(first) {
+                Some(answers) => (Ok(answers), Some("the tier did not answer in time")),
+                None => (told.await, None), // they came just then
+            },
         };
-        // Nobody tells: the loader is gone.
-        let missing = if told.is_err() { Some("the shard is stopping") } else { missing };
-        let answers = told.unwrap_or_default().into_iter().chain(std::iter::repeat_with(|| None));
+        let (answers, missing) = match told {
+            Ok(answers) => (answers, late),
+            Err(_) => (Vec::new(), Some("the shard is stopping")),
+        };
+        let answers = answers.into_iter().chain(std::iter::repeat_with(|| None));
         let outcome = |(known, answer): (Option<Known>, Option<Answer>)| match (known, answer) {
             (Some(known), _) => Some(Ok(known)),
             (None, Some(Ok(row))) => Some(Ok(Known { found: row.and_then(|row| live(&row, now)), unspilled: None })),

@@ -75,3 +75,19 @@ impl<T> Tickets<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R9.
+    #[tokio::test]
+    async fn what_is_kept_for_a_holder_is_bounded() {
+        let tickets = Tickets::new();
+        let (first, answers) = tickets.issue(4);
+        for (i, bytes) in [1, REPLIES_BYTES_MAX, 1, 0].into_iter().enumerate() {
+            tickets.answer(Ticket(first.0 + i as u64), i, bytes);
+        }
+        assert_eq!(answers.await.unwrap(), [Some(0), Some(1), None, None]);
+    }
+}

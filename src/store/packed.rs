@@ -9,14 +9,17 @@ use crate::record::{Epoch, Lsn, Timestamp, Version};
 const HEAD_BYTES: usize = 10;
 const EXPIRY_BYTES: usize = 8;
 /// Longer contents are not packed, but shared with whoever reads them.
-pub(super) const CONTENT_BYTES_MAX: usize = 1024;
-/// A length of a key is one byte.
-pub(super) const PACKED_KEY_BYTES_MAX: usize = u8::MAX as usize;
+const CONTENT_BYTES_MAX: usize = 1024;
 const _: () = assert!(HEAD_BYTES + EXPIRY_BYTES + CONTENT_BYTES_MAX <= BLOCK_BYTES_MAX);
 /// More are not looked through at every write.
 const EPOCHS_MAX: usize = 1024;
 /// In the byte of the flags: an expiry follows the head.
 const MORTAL: u8 = 1 << 7;
+
+/// Whether an entry with so many bytes of key, and of key and value, is too long to be packed.
+pub(super) const fn is_long(key_bytes: usize, content_bytes: usize) -> bool {
+    key_bytes > u8::MAX as usize || content_bytes > CONTENT_BYTES_MAX
+}
 
 /// The epochs of a slab's versions: few, as each is a change of who owns what. An entry has the place of its own.
 #[derive(Debug, Default)]
@@ -48,7 +51,10 @@ impl Packing {
     /// `None` if the entry is too long, or has a version with numbers beyond the ordinary.
     pub fn of(entry: &Entry<'_>, epochs: &mut Epochs) -> Option<Self> {
         let content_len = entry.key.len() + entry.value_len();
-        let key_len = u8::try_from(entry.key.len()).ok().filter(|_| content_len <= CONTENT_BYTES_MAX)?;
+        if is_long(entry.key.len(), content_len) {
+            return None;
+        }
+        let key_len = entry.key.len() as u8; // so it fits
         let [l0, l1, l2, l3, l4, l5, 0, 0] = entry.version.lsn.0.to_le_bytes() else { return None };
         let [e0, e1] = epochs.place(entry.version.epoch)?.to_le_bytes();
         let (mortal, expiry_len) = if entry.expires_at.is_some() { (MORTAL, EXPIRY_BYTES) } else { (0, 0) };

@@ -452,7 +452,7 @@ fn the_largest_record_fits_beside_a_full_memory() {
     fill("c", left() / 2);
     let beside_value = {
         let record = record("d", 1);
-        cost_bytes_max(record.key.as_bytes().len() + left()) - left() - entry::EXPIRY_BYTES
+        cost_bytes_max(record.key.as_bytes().len() + left()) - left() - entry::EXPIRY_OVERHEAD_BYTES
     };
     fill("d", left() - beside_value);
     assert_eq!(store.stats().bytes as usize, resident_max);
@@ -472,7 +472,7 @@ fn an_expiry_and_a_long_value_are_counted() {
         (store.stats().bytes - before) as usize - value_bytes
     };
     let plain = grown_by("a", 100, None);
-    assert_eq!(grown_by("b", 100, Some(Timestamp(1))), plain + entry::EXPIRY_BYTES);
+    assert_eq!(grown_by("b", 100, Some(Timestamp(1))), plain + entry::EXPIRY_OVERHEAD_BYTES);
     assert!(grown_by("c", 2000, None) > plain);
     assert!(grown_by(&"d".repeat(300), 100, None) > plain + 300 + 90, "nor is a long key packed");
     let admitted = store.admit(100).unwrap();
