@@ -34,6 +34,8 @@ pub enum Rule {
     R19Order,
     /// A flush under any token is committed.
     R20Token,
+    /// A new token counts in one lane only.
+    R20Lanes,
     /// A checkpoint does not wait for what was appended before it and is not applied yet.
     R13Trim,
     /// In write-through, what the tier has not confirmed is told.
@@ -55,7 +57,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::R1Latch,
         Self::R2Commit,
         Self::R10Harden,
@@ -75,6 +77,7 @@ impl Rule {
         Self::R17Maybe,
         Self::R19Order,
         Self::R20Token,
+        Self::R20Lanes,
         Self::R22Refusal,
         Self::R22Clean,
         Self::R26Token,

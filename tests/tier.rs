@@ -14,7 +14,7 @@ use harness::*;
 use overspill::cluster::{Fence, FenceToken};
 use overspill::record::{KEY_BYTES_MAX, Lsn, VALUE_BYTES_MAX, Version};
 use overspill::slots::Slot;
-use overspill::tier::{DeadLetter, ROWS_MAX, TierError};
+use overspill::tier::{DeadLetter, Lane, ROWS_MAX, TierError};
 use sqlx::{Executor, Row};
 
 /// R19. Every order of three versions, of which one has the highest epoch and another the highest lsn.
@@ -75,61 +75,86 @@ async fn a_zombie_with_the_old_token_can_write_nothing() {
         assert!(!heir.swap_fence(None, &fence(2)).await.unwrap());
         assert!(!heir.swap_fence(Some(FenceToken(7)), &fence(8)).await.unwrap());
         assert!(heir.swap_fence(Some(FenceToken(1)), &fence(2)).await.unwrap());
-        heir.flush(&shard(), FenceToken(2), &[delete("k", (1, 2))], Lsn(2)).await.unwrap();
-        // Without the fence, the version guard would let this row be born again.
-        let late =
-            zombie.flush(&shard(), FenceToken(1), &[set("k", "old", (1, 1)), delete("other", (9, 9))], Lsn(9)).await;
-        assert_eq!(late, Err(TierError::Fenced));
+        heir.flush(&shard(), Lane::FIRST, FenceToken(2), &[delete("k", (1, 2))], Lsn(2)).await.unwrap();
+        for lane in (0..zombie.lanes()).map(Lane) {
+            // Without the fence, the version guard would let this row be born again.
+            let late = [set("k", "old", (1, 1)), delete("other", (9, 9))];
+            let flushed = zombie.flush(&shard(), lane, FenceToken(1), &late, Lsn(9)).await;
+            assert_eq!(flushed, Err(TierError::Fenced), "{lane:?}");
+        }
         assert_eq!(load_one(&heir, "k").await, None);
         assert_eq!(heir.fences().await.unwrap(), [Fence { lsn: Lsn(2), ..fence(2) }]);
     }
 }
 
-/// R20: the new owner's swap waits for the transaction that holds the fence row.
+/// R20: the new owner's swap waits for the transactions that hold a row of the fence.
 #[tokio::test]
-async fn a_swap_waits_for_a_running_flush() {
-    let Some(database) = mysql() else { return };
-    let place = Place::MySql(database);
-    let tier = owned(&place).await;
-    let Place::MySql(database) = &place else { unreachable!() };
-    let mut flush = database.connect().await;
-    flush.execute("START TRANSACTION").await.unwrap();
-    flush
-        .execute("UPDATE fences SET flushes = flushes + 1 WHERE shard = 'localhost:8081' AND token = 1")
-        .await
-        .unwrap();
-    let heir = tier.clone();
-    let swap = tokio::spawn(async move { heir.swap_fence(Some(FenceToken(1)), &fence(2)).await });
-    wait_until_blocked(database).await;
-    assert!(!swap.is_finished());
-    flush.execute("COMMIT").await.unwrap();
-    assert_eq!(swap.await.unwrap(), Ok(true));
+async fn a_swap_waits_for_a_running_flush_in_any_lane() {
+    for row in LANE_ROWS {
+        let Some(database) = mysql() else { return };
+        let place = Place::MySql(database);
+        let tier = owned(&place).await;
+        let Place::MySql(database) = &place else { unreachable!() };
+        let mut flush = database.connect().await;
+        flush.execute("START TRANSACTION").await.unwrap();
+        flush.execute(format!("UPDATE {row} AND token = 1").as_str()).await.unwrap();
+        let heir = tier.clone();
+        let swap = tokio::spawn(async move { heir.swap_fence(Some(FenceToken(1)), &fence(2)).await });
+        wait_until_blocked(database).await;
+        assert!(!swap.is_finished());
+        flush.execute("COMMIT").await.unwrap();
+        assert_eq!(swap.await.unwrap(), Ok(true));
+    }
 }
+
+/// The rows of a fence, a lane each, as a flush writes them.
+const LANE_ROWS: [&str; 2] = [
+    "fences SET flushes = flushes + 1 WHERE shard = 'localhost:8081'",
+    "lanes SET flushes = flushes + 1 WHERE shard = 'localhost:8081' AND lane = 1",
+];
 
 /// R20: and a flush that meets a swap half way finds its token gone.
 #[tokio::test]
 async fn a_flush_waits_for_a_running_swap_and_is_fenced() {
-    let Some(database) = mysql() else { return };
-    let place = Place::MySql(database);
-    let tier = owned(&place).await;
-    let Place::MySql(database) = &place else { unreachable!() };
-    let mut swap = database.connect().await;
-    swap.execute("START TRANSACTION").await.unwrap();
-    swap.execute("UPDATE fences SET token = 2 WHERE shard = 'localhost:8081' AND token = 1").await.unwrap();
-    let zombie = tier.clone();
-    let flush =
-        tokio::spawn(async move { zombie.flush(&shard(), FenceToken(1), &[set("k", "v", (1, 1))], Lsn(1)).await });
-    wait_until_blocked(database).await;
-    assert!(!flush.is_finished());
-    swap.execute("COMMIT").await.unwrap();
-    assert_eq!(flush.await.unwrap(), Err(TierError::Fenced));
-    assert_eq!(scan_all(&tier).await, []);
+    for (lane, row) in (0..).map(Lane).zip(LANE_ROWS) {
+        let Some(database) = mysql() else { return };
+        let place = Place::MySql(database);
+        let tier = owned(&place).await;
+        let Place::MySql(database) = &place else { unreachable!() };
+        let mut swap = database.connect().await;
+        swap.execute("START TRANSACTION").await.unwrap();
+        swap.execute(format!("UPDATE {}", row.replace("flushes = flushes + 1", "token = 2")).as_str()).await.unwrap();
+        let zombie = tier.clone();
+        let effects = [set("k", "v", (1, 1))];
+        let flush = tokio::spawn(async move { zombie.flush(&shard(), lane, FenceToken(1), &effects, Lsn(1)).await });
+        wait_until_blocked(database).await;
+        assert!(!flush.is_finished());
+        swap.execute("COMMIT").await.unwrap();
+        assert_eq!(flush.await.unwrap(), Err(TierError::Fenced));
+        assert_eq!(scan_all(&tier).await, []);
+    }
+}
+
+#[tokio::test]
+async fn flushes_in_different_lanes_do_not_wait_for_each_other() {
+    for (lane, row) in [Lane(1), Lane(0)].into_iter().zip(LANE_ROWS) {
+        let Some(database) = mysql() else { return };
+        let place = Place::MySql(database);
+        let tier = owned(&place).await;
+        let Place::MySql(database) = &place else { unreachable!() };
+        let mut other = database.connect().await;
+        other.execute("START TRANSACTION").await.unwrap();
+        other.execute(format!("UPDATE {row}").as_str()).await.unwrap();
+        tier.flush(&shard(), lane, FenceToken(1), &[set("k", "v", (1, 1))], Lsn(7)).await.unwrap();
+        assert_eq!(tier.fences().await.unwrap(), [Fence { lsn: Lsn(7), ..fence(1) }]);
+    }
 }
 
 async fn wait_until_blocked(database: &Database) {
     let mut connection = database.connect().await;
     let sql = format!(
-        "SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{}' AND info LIKE 'UPDATE fences%'",
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{}' \
+         AND (info LIKE 'UPDATE fences%' OR info LIKE 'UPDATE lanes%')",
         database.name()
     );
     loop {
@@ -151,7 +176,7 @@ async fn a_lock_that_is_never_released_is_a_conflict() {
     let mut holder = database.connect().await;
     holder.execute("START TRANSACTION").await.unwrap();
     holder.execute("UPDATE fences SET flushes = flushes + 1").await.unwrap();
-    let flushed = tier.flush(&shard(), FenceToken(1), &[set("k", "v", (1, 1))], Lsn(1)).await;
+    let flushed = tier.flush(&shard(), Lane::FIRST, FenceToken(1), &[set("k", "v", (1, 1))], Lsn(1)).await;
     assert!(matches!(flushed, Err(TierError::Conflict(_))), "{flushed:?}");
     holder.execute("ROLLBACK").await.unwrap();
     write(&tier, &[set("k", "v", (1, 1))]).await;

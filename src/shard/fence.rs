@@ -37,24 +37,49 @@ impl From<Stopped> for Lost {
 /// The fence row as this process last wrote it.
 #[derive(Debug, Default)]
 pub(super) struct FenceKeeper {
-    fence: Mutex<Option<Fence>>,
+    state: Mutex<State>,
     is_lost: Notify,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    fence: Option<Fence>,
+    /// How often it was lost.
+    losses: u64,
+}
+
+/// From one loss of the fence to the next. What was evicted under one must not be flushed under another: meanwhile somebody else may
+/// have written, or deleted, the same keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claim(u64);
+
 impl FenceKeeper {
     pub fn current(&self) -> Result<(ShardName, FenceToken), Fenced> {
-        let fence = self.fence.lock();
-        fence.as_ref().map(|fence| (fence.shard.clone(), fence.token)).ok_or(Fenced)
+        let state = self.state.lock();
+        state.fence.as_ref().map(|fence| (fence.shard.clone(), fence.token)).ok_or(Fenced)
+    }
+
+    /// Under which claim it is held now.
+    pub fn claim(&self) -> Result<Claim, Fenced> {
+        let state = self.state.lock();
+        state.fence.as_ref().map(|_| Claim(state.losses)).ok_or(Fenced)
+    }
+
+    /// As [`FenceKeeper::current`], unless the fence was lost since.
+    pub fn under(&self, claim: Claim) -> Result<(ShardName, FenceToken), Fenced> {
+        let state = self.state.lock();
+        let fence = state.fence.as_ref().filter(|_| Claim(state.losses) == claim);
+        fence.map(|fence| (fence.shard.clone(), fence.token)).ok_or(Fenced)
     }
 
     pub fn row(&self) -> Option<Fence> {
-        self.fence.lock().clone()
+        self.state.lock().fence.clone()
     }
 
     /// Takes note of a row that this process has written. The spiller and the steward both write it, and may learn of it out
     /// of order: an older token changes nothing.
     pub fn set(&self, row: Fence) {
-        let mut fence = self.fence.lock();
+        let fence = &mut self.state.lock().fence;
         if fence.as_ref().is_none_or(|fence| fence.shard != row.shard || fence.token <= row.token) {
             *fence = Some(row);
         }
@@ -63,9 +88,9 @@ impl FenceKeeper {
     /// Stays without a fence and tells whoever waits in [`FenceKeeper::until_lost`], unless another token than the one that
     /// was `seen` to be gone has been claimed meanwhile.
     pub fn forfeit(&self, seen: FenceToken) -> Fenced {
-        let mut fence = self.fence.lock();
-        if fence.as_ref().is_some_and(|fence| fence.token == seen) {
-            *fence = None;
+        let mut state = self.state.lock();
+        if state.fence.take_if(|fence| fence.token == seen).is_some() {
+            state.losses += 1;
             self.is_lost.notify_one();
         }
         Fenced

@@ -62,7 +62,7 @@ use self::claim::LSN_GAP;
 use self::core::Core;
 use self::fence::FenceKeeper;
 use self::ledger::Ledger;
-use self::spiller::{SetAside, Spiller};
+use self::spiller::{SetAside, Spiller, Turn};
 use self::steward::Steward;
 pub use self::tenure::Tenure;
 use self::tenure::TenureKeeper;
@@ -76,7 +76,7 @@ use crate::slots::Slot;
 use crate::store::{Spill, Store, StoreOptions};
 use crate::sync::Mutex;
 use crate::task::Blocking;
-use crate::tier::SharedTier;
+use crate::tier::{Lane, SharedTier};
 
 /// How long the tasks may take to end once nothing is left to do; a statement under way has its own time-out.
 const TASKS_END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -244,12 +244,16 @@ impl Shard {
             let (core, tier, stop) = (Arc::clone(&self.core), tier.clone(), self.stop.clone());
             tasks.spawn("loader", async move { core.loader.run(&core, &tier, &stop).await });
         }
-        let (steward, tier, stop) = (Arc::clone(&self.steward), tier.clone(), self.stop.clone());
         let home = tier.home().cloned().unwrap_or_else(Handle::current);
-        tasks.spawn_on(&home, "spiller", async move {
-            let (core, fence, set_aside) = (&steward.core, &steward.fence, &steward.set_aside);
-            Spiller { core, tier: &tier, fence, set_aside, stop: &stop }.run().await;
-        });
+        let turn = Arc::new(Turn::default());
+        for lane in (0..tier.lanes()).map(Lane) {
+            let (steward, turn) = (Arc::clone(&self.steward), Arc::clone(&turn));
+            let (tier, stop) = (tier.clone(), self.stop.clone());
+            tasks.spawn_on(&home, "spiller", async move {
+                let (core, fence, set_aside) = (&steward.core, &steward.fence, &steward.set_aside);
+                Spiller { core, tier: &tier, fence, set_aside, turn: &turn, lane, stop: &stop }.run().await;
+            });
+        }
     }
 
     fn spawn_journal_tasks(&self, journal: &Journal, blocking: &Arc<dyn Blocking>) {

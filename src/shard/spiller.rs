@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::core::Core;
-use super::fence::{FenceKeeper, Fenced, Lost};
+use super::fence::{Claim, FenceKeeper, Fenced, Lost};
 use crate::backoff::{Backoff, Stopped};
 use crate::command::Effect;
 use crate::record::{Key, Version};
@@ -18,12 +19,12 @@ use crate::replication::ReplicatedLog;
 use crate::request::{self, Kind, Span};
 use crate::slots::{Slot, SlotSet};
 use crate::sync::Mutex;
-use crate::tier::{DeadLetter, ROWS_MAX, SharedTier, TierError};
+use crate::tier::{DeadLetter, Lane, ROWS_MAX, SharedTier, TierError};
 
 /// A flush is about this large at most, unless one record is larger: a quarter of what MariaDB takes in one packet (R9).
 const FLUSH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// So many rows are worth a transaction at once. A transaction with one row costs the tier about as much as one with these.
-const GATHERED_ROWS: u64 = 256;
+const GATHERED_ROWS: usize = 256;
 /// Fewer wait so long for others.
 const GATHER_MAX: Duration = Duration::from_millis(20);
 /// How often the tier is asked again to take what it had rejected.
@@ -86,13 +87,28 @@ impl SetAside {
     }
 }
 
-/// The task that spills.
+/// One of the tasks that spill, each in a lane of its own.
 pub(super) struct Spiller<'a> {
     pub core: &'a Core,
     pub tier: &'a SharedTier,
     pub fence: &'a FenceKeeper,
     pub set_aside: &'a SetAside,
+    pub turn: &'a Turn,
+    pub lane: Lane,
     pub stop: &'a CancellationToken,
+}
+
+/// Held by the lane that gathers and takes what it flushes next, and by one at a time: two would share what is worth one transaction.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    /// Whether the last one left something, because it was more than a flush takes.
+    has_rest: AsyncMutex<bool>,
+}
+
+/// What a lane flushes next.
+struct Batch {
+    effects: Vec<Effect>,
+    claim: Claim,
 }
 
 /// Why a flush was given up.
@@ -124,7 +140,7 @@ impl From<Lost> for GaveUp {
 }
 
 impl Spiller<'_> {
-    /// Runs until stopped or fenced.
+    /// Runs until stopped.
     pub async fn run(&self) {
         let mut retry = tokio::time::interval(DEAD_LETTER_RETRY);
         loop {
@@ -143,40 +159,55 @@ impl Spiller<'_> {
     }
 
     async fn spill_all(&self) -> Result<(), GaveUp> {
-        let queued = || self.core.store.stats().spilling;
-        // Whether there was more than one flush takes.
-        let mut has_rest = false;
-        loop {
-            if !self.core.store.has_spill() {
-                self.core.backlog.end(); // what waits no more may have been set aside, and not confirmed
-                return Ok(());
-            }
-            self.core.backlog.begin(queued);
-            if !has_rest {
-                self.gather(queued).await?;
-            }
-            self.fence.current()?; // while there is none, nothing is taken up
-            let mut effects = self.core.store.take_spill(ROWS_MAX, FLUSH_BYTES_MAX);
-            has_rest = self.core.store.has_spill();
-            if effects.is_empty() {
-                continue; // all of it was stale
-            }
+        while let Some(Batch { mut effects, claim }) = self.take().await? {
             if let Err(error) = self.core.log.harden().await {
                 warn!(%error, "nothing is spilled any more");
                 self.core.store.unflushed(&effects);
                 return Err(GaveUp::Stopped);
             }
             effects.sort_unstable_by(|a, b| a.key().cmp(b.key())); // one order for all: fewer deadlocks
-            if let Err(gave_up) = self.flush(&effects).await {
+            let flushed = self.flush(&effects, claim).await;
+            // Else they are forgotten, or will be, and the same keys may be in a flush of the next claim.
+            if flushed.is_err() && self.fence.under(claim).is_ok() {
                 self.core.store.unflushed(&effects);
-                return Err(gave_up);
             }
+            flushed?;
         }
+        Ok(())
+    }
+
+    /// Waits for its turn and takes what is to be flushed next; `None` if nothing is.
+    async fn take(&self) -> Result<Option<Batch>, GaveUp> {
+        let on_their_way = || self.core.store.stats().spilling;
+        let mut has_rest = self.turn.has_rest.lock().await;
+        while self.core.store.has_spill() {
+            self.core.backlog.begin(on_their_way);
+            if !*has_rest {
+                self.gather().await?;
+            }
+            let claim = self.fence.claim()?; // while there is none, nothing is taken up
+            let effects = self.core.store.take_spill(ROWS_MAX, FLUSH_BYTES_MAX);
+            *has_rest = self.core.store.has_spill();
+            if self.fence.claim() != Ok(claim) {
+                self.core.store.unflushed(&effects);
+                continue; // nobody knows of which claim they are
+            }
+            if *has_rest {
+                self.core.spill.notify_one(); // another lane may be idle
+            }
+            if !effects.is_empty() {
+                return Ok(Some(Batch { effects, claim }));
+            } // else all of it was stale
+        }
+        if on_their_way() == 0 {
+            self.core.backlog.end(); // what waits no more may have been set aside, and not confirmed
+        }
+        Ok(None)
     }
 
     /// Waits for more to write in the same transaction, unless somebody waits for its outcome.
-    async fn gather(&self, queued: impl Fn() -> u64) -> Result<(), Stopped> {
-        if self.core.is_write_through() || queued() >= GATHERED_ROWS {
+    async fn gather(&self) -> Result<(), Stopped> {
+        if self.core.is_write_through() || self.core.store.spill_len() >= GATHERED_ROWS {
             return Ok(());
         }
         tokio::select! {
@@ -188,15 +219,15 @@ impl Spiller<'_> {
     }
 
     /// Flushes until the tier has the effects, or has rejected them for good.
-    fn flush<'b>(&'b self, effects: &'b [Effect]) -> BoxFuture<'b, Result<(), GaveUp>> {
+    fn flush<'b>(&'b self, effects: &'b [Effect], claim: Claim) -> BoxFuture<'b, Result<(), GaveUp>> {
         async move {
             let mut backoff = Backoff::new();
             let mut conflicts = 0;
             loop {
-                let (shard, token) = self.fence.current()?;
+                let (shard, token) = self.fence.under(claim)?;
                 let started = request::is_told().then(Instant::now);
                 let mut span = Span::start("spill", Kind::Client, None);
-                let flushed = self.tier.flush(&shard, token, effects, self.core.log.last_lsn()).await;
+                let flushed = self.tier.flush(&shard, self.lane, token, effects, self.core.log.last_lsn()).await;
                 span.set_count("overspill.rows", effects.len());
                 span.set_errors(flushed.is_err().into());
                 span.end();
@@ -206,6 +237,7 @@ impl Spiller<'_> {
                 }
                 self.core.note_tier(&flushed);
                 let Err(error) = flushed else {
+                    self.fence.under(claim)?;
                     return self.confirm(effects).await;
                 };
                 self.core.counters.spill_errors.add(1);
@@ -218,7 +250,7 @@ impl Spiller<'_> {
                     // R26: the statement may still be running; a new token outdates it.
                     TierError::OutcomeUnknown(_) => self.fence.raise(self.tier, token, self.stop).await?,
                     TierError::Fenced => self.fence.recheck(self.tier, token, self.stop).await?,
-                    TierError::Rejected(reason) => return self.bisect(effects, reason).await,
+                    TierError::Rejected(reason) => return self.bisect(effects, claim, reason).await,
                 }
                 backoff.wait(self.stop).await?;
             }
@@ -257,14 +289,14 @@ impl Spiller<'_> {
     }
 
     /// The tier rejects a batch for something in it: find it, set it aside, and let the rest through.
-    async fn bisect(&self, effects: &[Effect], reason: String) -> Result<(), GaveUp> {
+    async fn bisect(&self, effects: &[Effect], claim: Claim, reason: String) -> Result<(), GaveUp> {
         let [effect] = effects else {
             let (first, second) = effects.split_at(effects.len() / 2);
-            self.flush(first).await?;
-            return self.flush(second).await;
+            self.flush(first, claim).await?;
+            return self.flush(second, claim).await;
         };
         let letter = DeadLetter { effect: effect.clone(), reason };
-        let buried = self.tier.bury(&self.fence.current()?.0, &letter).await;
+        let buried = self.tier.bury(&self.fence.under(claim)?.0, &letter).await;
         self.core.counters.dead_letters.add(1);
         self.core.store.set_aside(effect);
         self.set_aside.insert(effect.key().clone(), buried.is_ok().then(|| effect.version()));

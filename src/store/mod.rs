@@ -302,6 +302,11 @@ impl Store {
         self.partitions.iter().any(|partition| partition.read().has_spill())
     }
 
+    /// How many entries wait to be spilled, at most: some may have been written again, and stay.
+    pub fn spill_len(&self) -> usize {
+        self.partitions.iter().map(|partition| partition.read().spill_len()).sum()
+    }
+
     /// Whoever holds this ticket has given up: it will not be answered.
     pub fn stop_awaiting(&self, key: &Key, ticket: Ticket) {
         self.partition(self.hash(key)).write().stop_awaiting(key, ticket);

@@ -20,6 +20,11 @@ impl Partition {
         !self.spill_queue.is_empty()
     }
 
+    /// Stale handles too.
+    pub fn spill_len(&self) -> usize {
+        self.spill_queue.len()
+    }
+
     /// Queues an entry that the tier does not have yet, unless it is queued or being flushed: what is being flushed is
     /// queued again when its flush has ended (R11).
     pub(super) fn enqueue(&mut self, handle: Handle) {

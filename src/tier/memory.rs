@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{DeadLetter, Prepared, RowKey, Tier, TierError, TierFuture, check_rows};
+use super::{DeadLetter, Lane, Prepared, RowKey, Tier, TierError, TierFuture, check_rows};
 use crate::cluster::{Fence, FenceToken, ShardName, TierId};
 use crate::command::Effect;
 use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, Lsn, Record, Version};
 use crate::slots::Slot;
 use crate::sync::Mutex;
+
+const LANES: u8 = 2;
 
 /// A handle on rows in memory; clones share them, faults and counters included.
 #[derive(Clone)]
@@ -84,6 +86,8 @@ struct State {
     id: u64,
     records: BTreeMap<(Slot, Key), Record>,
     fences: BTreeMap<ShardName, Fence>,
+    /// The tokens that flushes are held to.
+    lanes: BTreeMap<(ShardName, Lane), FenceToken>,
     letters: BTreeMap<Key, DeadLetter>,
     calls: Calls,
     faults: Faults,
@@ -267,16 +271,27 @@ impl State {
         }
         let lsn = old.map_or(fence.lsn, |old| old.lsn.max(fence.lsn));
         self.fences.insert(fence.shard.clone(), Fence { lsn, ..fence.clone() });
+        for lane in (0..LANES).map(Lane) {
+            let row = self.lanes.entry((fence.shard.clone(), lane)).or_insert(fence.token);
+            if lane == Lane::FIRST || !is_planted(Rule::R20Lanes) {
+                *row = fence.token;
+            }
+        }
         true
     }
 
-    fn flush(&mut self, shard: &ShardName, token: FenceToken, effects: &[Effect], lsn: Lsn) -> Result<(), TierError> {
+    fn flush(
+        &mut self,
+        shard: &ShardName,
+        lane: Lane,
+        token: FenceToken,
+        effects: &[Effect],
+        lsn: Lsn,
+    ) -> Result<(), TierError> {
         check_rows(effects.len())?;
-        let fence = self
-            .fences
-            .get_mut(shard)
-            .filter(|fence| fence.token == token || is_planted(Rule::R20Token))
-            .ok_or(TierError::Fenced)?;
+        let row = self.lanes.get(&(shard.clone(), lane));
+        row.filter(|row| **row == token || is_planted(Rule::R20Token)).ok_or(TierError::Fenced)?;
+        let fence = self.fences.get_mut(shard).ok_or(TierError::Fenced)?;
         if let Some(effect) = effects.iter().find(|effect| self.faults.poison.contains(effect.key())) {
             return Err(TierError::Rejected(format!("a planted poison row: `{}`", effect.key())));
         }
@@ -355,9 +370,14 @@ impl Tier for MemoryTier {
         Box::pin(async move { self.call(|n| n.fences += 1, |state| state.swap_fence(expected, fence)) })
     }
 
+    fn lanes(&self) -> u8 {
+        LANES
+    }
+
     fn flush<'a>(
         &'a self,
         shard: &'a ShardName,
+        lane: Lane,
         token: FenceToken,
         effects: &'a [Effect],
         lsn: Lsn,
@@ -368,7 +388,7 @@ impl Tier for MemoryTier {
                 n.flushes += 1;
                 n.flushed_effects += effects.len() as u64;
             };
-            self.call(count, |state| state.flush(shard, token, effects, lsn))
+            self.call(count, |state| state.flush(shard, lane, token, effects, lsn))
         })
     }
 

@@ -1,7 +1,7 @@
 //! The persistent store behind the shards: what a shard may ask of it, and nothing of how a shard decides.
 //!
-//! A tier holds `records` (one row a key), `fences` (one row a shard) and `dead_letters` (rows that the server would not
-//! take). Every implementation behaves alike; `tests/tier.rs` drives random interleavings through all of them.
+//! A tier holds `records` (one row a key), `fences` (one row a shard, and where it pays one more for each further lane) and
+//! `dead_letters` (rows that the server would not take). Every implementation behaves alike; `tests/tier.rs` drives random interleavings through all of them.
 //!
 //! A future of a tier is never dropped half way by its caller: a dropped query can corrupt a pooled connection (R5).
 //! Implementations bound every statement in time themselves and close a connection that ran out of it.
@@ -27,8 +27,16 @@ use crate::slots::Slot;
 pub const ROWS_MAX: usize = 1000;
 
 /// The version of the tables that this program makes and knows.
-/// 2: fences tell the journal of their owner.
-const SCHEMA_VERSION: u32 = 2;
+/// 2: fences tell the journal of their owner. 3: they have lanes.
+const SCHEMA_VERSION: u32 = 3;
+
+/// A part of a shard's fence: flushes in different lanes do not wait for each other, and all end with the token (R20).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lane(pub u8);
+
+impl Lane {
+    pub const FIRST: Self = Self(0);
+}
 
 /// A key that has a row, as [`Tier::scan`] sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,11 +86,17 @@ pub trait Tier: Send + Sync + 'static {
     fn fences(&self) -> TierFuture<'_, Vec<Fence>>;
 
     /// Replaces a shard's fence row if its token is still `expected` (`None`: if there is no row), in a transaction of its
-    /// own. Waits for a flush under the old token, or outdates it. `fence.lsn` never lowers the row's. Returns whether it
+    /// own. Waits for the flushes under the old token in all lanes, or outdates them. `fence.lsn` never lowers the row's. Returns whether it
     /// did. (R20, R22)
     fn swap_fence<'a>(&'a self, expected: Option<FenceToken>, fence: &'a Fence) -> TierFuture<'a, bool>;
 
-    /// Writes effects in one transaction that begins by writing the shard's fence row (R20) and raises its lsn to `lsn`.
+    /// How many lanes a shard's fence has, at least 1.
+    fn lanes(&self) -> u8 {
+        1
+    }
+
+    /// Writes effects in one transaction that begins by writing the lane's row of the shard's fence (R20) and raises the fence's lsn
+    /// to `lsn`. Flushes in the same lane wait for each other.
     /// A row changes only if the effect's version is newer than its own; a row is deleted if the effect's version is
     /// not older (R19). At most [`ROWS_MAX`] effects, each key once.
     ///
@@ -92,6 +106,7 @@ pub trait Tier: Send + Sync + 'static {
     fn flush<'a>(
         &'a self,
         shard: &'a ShardName,
+        lane: Lane,
         token: FenceToken,
         effects: &'a [Effect],
         lsn: Lsn,

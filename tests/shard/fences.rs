@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use overspill::cluster::{Fence, Incarnation, Member, MemberState};
-use overspill::command::Command;
-use overspill::record::Epoch;
+use overspill::command::{Command, Effect};
+use overspill::record::{Epoch, Lsn, Version};
 use overspill::service::{Batch, Error, Service};
 use overspill::shard::WriteMode;
 use overspill::slots::{Slot, SlotSet};
-use overspill::tier::Tier;
+use overspill::tier::{Lane, Tier};
 
 use crate::rig::{Rig, Setup, key, row, until};
 
@@ -181,6 +181,35 @@ async fn a_shard_that_was_retired_does_not_take_the_new_token_for_its_own() {
     zombie.until_state("it says so", |state| matches!(state, MemberState::Refusing(_))).await;
     assert!(matches!(zombie.get_error("other").await, Error::Unavailable(_)));
     assert_eq!(zombie.tier.row(&key("k")).unwrap().value.as_bytes(), b"old");
+}
+
+/// R20: what was taken up under one claim of the fence is not flushed under the next, by when others have had the slots.
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_was_waiting_while_the_fence_was_lost_and_claimed_again_is_given_up() {
+    let mut setup = Setup::new(1);
+    let rig = setup.start().await;
+    let executor = setup.spawn();
+    let fence = executor.fences().await.unwrap().remove(0);
+    rig.put_spilled("k", "old").await;
+    rig.tier.set_down(true);
+    rig.put("k", "late").await;
+    rig.put("other", "x").await; // evicts "k"
+    rig.until_stats("its flush fails and waits longer and longer", |stats| stats.spill_errors > 7).await;
+    rig.tier.set_down(false);
+    let (shard, token) = (fence.shard.clone(), fence.token.next());
+    retire(&executor, fence, SlotSet::empty(), Epoch(2)).await;
+    let deletion = [Effect::Delete { key: key("k"), version: Version::new(2, 1) }];
+    rig.tier.flush(&shard, Lane::FIRST, token, &deletion, Lsn(1)).await.unwrap();
+    for epoch in [3, 4] {
+        setup.assignment.epoch = Epoch(epoch);
+        rig.assign(&setup.assignment).await;
+        rig.until_state("it is lost or claimed", |state| !matches!(state, MemberState::Starting(_))).await;
+    }
+    assert_eq!(rig.state().await, MemberState::Serving);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.tier.row(&key("k")), None, "whoever had the slots has deleted it");
+    rig.put_spilled("other", "x").await;
+    rig.shutdown().await.unwrap();
 }
 
 /// R7, R20: what a fenced shard still remembers is from before, whoever owned the slots since.

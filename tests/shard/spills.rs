@@ -57,6 +57,36 @@ async fn a_flush_that_somebody_waits_for_goes_at_once() {
     assert!(began.elapsed() < MOMENT, "{:?}", began.elapsed());
 }
 
+/// Two transactions keep the tier busier than one, if there is enough for both.
+#[tokio::test]
+async fn what_is_more_than_a_flush_takes_goes_in_two_lanes_at_once() {
+    let rig = Setup::new(10).start().await;
+    rig.tier.hold_flushes();
+    rig.fill().await;
+    until("two flushes are under way", async || rig.tier.held_flushes() == 2).await;
+    rig.tier.release_flushes();
+    rig.until_spilled().await;
+    assert!(rig.stats().await.spilled_rows > 2000);
+}
+
+/// Who has nothing to do does not say that nothing waits.
+#[tokio::test(start_paused = true)]
+async fn what_is_in_the_flush_of_one_lane_waits_though_another_lane_is_idle() {
+    let rig = Setup::new(1).start().await;
+    rig.tier.hold_flushes();
+    rig.put("a", "1").await;
+    rig.put("b", "1").await; // evicts "a"
+    rig.until_flush_is_held().await;
+    rig.put("a", "2").await; // evicts "b", for the other lane to take up
+    rig.put("b", "2").await; // which stays, so that there is nothing to take
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.tier.held_flushes(), 1);
+    let age_ms = rig.stats().await.spill_queue_age_ms;
+    assert!(age_ms >= 5000, "{age_ms}");
+    rig.tier.release_flushes();
+    rig.until_spilled().await;
+}
+
 /// R11.
 #[tokio::test]
 async fn a_write_during_the_flush_of_its_older_version_survives_eviction_and_reload() {
@@ -299,7 +329,7 @@ async fn a_late_flush_under_a_raised_token_is_refused() {
     use overspill::cluster::ShardName;
     use overspill::command::Effect;
     use overspill::record::Lsn;
-    use overspill::tier::{Tier, TierError};
+    use overspill::tier::{Lane, Tier, TierError};
 
     let rig = Setup::new(1).start().await;
     let name = ShardName::new("localhost:1").unwrap();
@@ -309,7 +339,7 @@ async fn a_late_flush_under_a_raised_token_is_refused() {
     let late = Effect::Set(rig.tier.row(&key("k")).unwrap());
     assert!(rig.delete("k").await);
     rig.until_spilled().await;
-    let zombie = rig.tier.flush(&name, zombie_token, std::slice::from_ref(&late), Lsn(1)).await;
+    let zombie = rig.tier.flush(&name, Lane::FIRST, zombie_token, std::slice::from_ref(&late), Lsn(1)).await;
     assert_eq!(zombie, Err(TierError::Fenced));
     assert_eq!(rig.get("k").await, None);
 }

@@ -13,7 +13,7 @@ use overspill::cluster::{Fence, FenceToken, ShardName};
 use overspill::command::Effect;
 use overspill::record::{Key, Lsn, Record, Version};
 use overspill::slots::Slot;
-use overspill::tier::{DeadLetter, Prepared, RowKey, Tier, TierError, TierFuture};
+use overspill::tier::{DeadLetter, Lane, Prepared, RowKey, Tier, TierError, TierFuture};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -139,9 +139,14 @@ impl Tier for SimTier {
         .boxed()
     }
 
+    fn lanes(&self) -> u8 {
+        self.world.rows.lanes()
+    }
+
     fn flush<'a>(
         &'a self,
         shard: &'a ShardName,
+        lane: Lane,
         token: FenceToken,
         effects: &'a [Effect],
         lsn: Lsn,
@@ -154,8 +159,13 @@ impl Tier for SimTier {
             let work = move |world: &Arc<World>, process: &Arc<Process>| {
                 let fence = world.fence(&shard);
                 let before: Vec<Option<Record>> = effects.iter().map(|effect| world.rows.row(effect.key())).collect();
-                let flushed = now(world.rows.flush(&shard, token, &effects, lsn));
-                world.trace.note(format_args!("{process} flush token {} {}: {flushed:?}", token.0, Effects(&effects)));
+                let flushed = now(world.rows.flush(&shard, lane, token, &effects, lsn));
+                world.trace.note(format_args!(
+                    "{process} flush token {} lane {} {}: {flushed:?}",
+                    token.0,
+                    lane.0,
+                    Effects(&effects)
+                ));
                 if flushed.is_ok() {
                     invariants::one_token_commits(world, fence.as_ref(), token);
                     invariants::rows_only_rise(world, &effects, &before);

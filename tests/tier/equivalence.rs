@@ -7,7 +7,7 @@ use overspill::command::Effect;
 use overspill::record::{Epoch, JournalId, Key, Lsn, Record, Timestamp, Version};
 use overspill::slots::{Slot, SlotSet};
 use overspill::tier::memory::MemoryTier;
-use overspill::tier::{DeadLetter, RowKey, SharedTier, TierError};
+use overspill::tier::{DeadLetter, Lane, RowKey, SharedTier, TierError};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -19,7 +19,7 @@ const STEPS: usize = 250;
 #[derive(Debug, Clone)]
 enum Call {
     Swap { expected: Option<FenceToken>, fence: Fence },
-    Flush { shard: ShardName, token: FenceToken, effects: Vec<Effect>, lsn: Lsn },
+    Flush { shard: ShardName, lane: Lane, token: FenceToken, effects: Vec<Effect>, lsn: Lsn },
     Load { keys: Vec<Key> },
     Scan { first: Slot, after: Option<Key>, last: Slot, limit: usize },
     Fences,
@@ -43,8 +43,8 @@ enum Answer {
 async fn call(tier: &SharedTier, call: Call) -> Answer {
     let answer = match call {
         Call::Swap { expected, fence } => tier.swap_fence(expected, &fence).await.map(Answer::Swapped),
-        Call::Flush { shard, token, effects, lsn } => {
-            tier.flush(&shard, token, &effects, lsn).await.map(|()| Answer::Done)
+        Call::Flush { shard, lane, token, effects, lsn } => {
+            tier.flush(&shard, lane, token, &effects, lsn).await.map(|()| Answer::Done)
         }
         Call::Load { keys } => tier.load(&keys).await.map(|mut rows| {
             rows.sort_by(|a, b| a.key.cmp(&b.key));
@@ -132,7 +132,8 @@ impl Calls {
                 let keys = self.keys();
                 let effects = keys.into_iter().map(|key| self.effect(key)).collect();
                 let lsn = Lsn(self.random.random_range(0..99));
-                Call::Flush { shard: self.shard(), token: self.token(), effects, lsn }
+                let lane = Lane(self.random.random_range(0..2));
+                Call::Flush { shard: self.shard(), lane, token: self.token(), effects, lsn }
             }
             9..12 => Call::Load { keys: self.keys() },
             12..15 => {

@@ -6,7 +6,7 @@ use overspill::cluster::FenceToken;
 use overspill::record::Lsn;
 use overspill::tier::memory::{CommitFault, MemoryTier};
 use overspill::tier::mysql::{MySqlOptions, MySqlTier, TlsMode};
-use overspill::tier::{SharedTier, TierError};
+use overspill::tier::{Lane, SharedTier, TierError};
 use sqlx::Executor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,7 +36,7 @@ async fn a_server_that_is_away_or_silent_is_unavailable_within_a_bound() {
         let start = Instant::now();
         assert!(is_unavailable(&tier.prepare().await));
         assert!(is_unavailable(&tier.load(&[key("k")]).await));
-        assert!(is_unavailable(&tier.flush(&shard(), FenceToken(1), &[], Lsn(1)).await));
+        assert!(is_unavailable(&tier.flush(&shard(), Lane::FIRST, FenceToken(1), &[], Lsn(1)).await));
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }
@@ -144,7 +144,7 @@ async fn a_connection_that_breaks_at_commit_leaves_the_outcome_unknown() {
         [(Cut::AfterCommit, "a", true), (Cut::BeforeCommit, "b", false), (Cut::SilentAfterCommit, "c", true)]
     {
         proxy.cut.send_replace(cut);
-        let outcome = tier.flush(&shard(), FenceToken(1), &[set(k, "v", (1, 1))], Lsn(1)).await;
+        let outcome = tier.flush(&shard(), Lane::FIRST, FenceToken(1), &[set(k, "v", (1, 1))], Lsn(1)).await;
         assert!(matches!(outcome, Err(TierError::OutcomeUnknown(_))), "{outcome:?}");
         proxy.cut.send_replace(Cut::Never);
         assert_eq!(load_one(&direct, k).await.is_some(), written);
@@ -164,7 +164,7 @@ async fn a_server_that_went_away_and_came_back_is_used_again() {
     write(&tier, &[set("k", "v", (1, 1))]).await;
     let port = proxy.stop().await;
     assert!(is_unavailable(&tier.load(&[key("k")]).await));
-    assert!(is_unavailable(&tier.flush(&shard(), FenceToken(1), &[set("k", "v", (1, 2))], Lsn(1)).await));
+    assert!(is_unavailable(&tier.flush(&shard(), Lane::FIRST, FenceToken(1), &[set("k", "v", (1, 2))], Lsn(1)).await));
     let server = format!("{}:{}", database.options.host, database.options.port);
     let _back = Proxy::on(server, TcpListener::bind(("127.0.0.1", port)).await.unwrap());
     assert_eq!(load_one(&tier, "k").await, Some(record("k", "v", (1, 1))));
@@ -185,10 +185,11 @@ async fn a_statement_that_ran_out_of_time_or_was_dropped_takes_its_connection_wi
     holder.execute("START TRANSACTION").await.unwrap();
     holder.execute("UPDATE fences SET flushes = flushes + 1").await.unwrap();
     for _ in 0..3 {
-        let late = tier.flush(&shard(), FenceToken(1), &[set("k", "late", (1, 2))], Lsn(1)).await;
+        let late = tier.flush(&shard(), Lane::FIRST, FenceToken(1), &[set("k", "late", (1, 2))], Lsn(1)).await;
         assert!(is_unavailable(&late), "{late:?}");
         assert_eq!(load_one(&tier, "k").await, Some(record("k", "v", (1, 1))));
-        let dropped = async { tier.flush(&shard(), FenceToken(1), &[set("k", "late", (1, 2))], Lsn(1)).await };
+        let dropped =
+            async { tier.flush(&shard(), Lane::FIRST, FenceToken(1), &[set("k", "late", (1, 2))], Lsn(1)).await };
         assert!(tokio::time::timeout(Duration::from_millis(50), dropped).await.is_err());
         assert_eq!(load_one(&tier, "k").await, Some(record("k", "v", (1, 1))));
     }
@@ -216,7 +217,7 @@ async fn a_row_that_the_server_refuses_fails_its_batch_alone() {
     let check = "ALTER TABLE records ADD CONSTRAINT no_poison CHECK (kv_value <> 'poison')";
     database.connect().await.execute(check).await.unwrap();
     let batch = [set("good", "v", (1, 1)), set("bad", "poison", (1, 1))];
-    let refused = tier.flush(&shard(), FenceToken(1), &batch, Lsn(1)).await;
+    let refused = tier.flush(&shard(), Lane::FIRST, FenceToken(1), &batch, Lsn(1)).await;
     assert!(matches!(refused, Err(TierError::Rejected(_))), "{refused:?}");
     assert_eq!(scan_all(&tier).await, []);
     write(&tier, &batch[..1]).await;
@@ -229,7 +230,7 @@ async fn a_missing_table_is_nobodys_fault_but_the_databases() {
     let tier = owned(&place).await;
     let Place::MySql(database) = &place else { unreachable!() };
     database.connect().await.execute("DROP TABLE records").await.unwrap();
-    assert!(is_unavailable(&tier.flush(&shard(), FenceToken(1), &[set("k", "v", (1, 1))], Lsn(1)).await));
+    assert!(is_unavailable(&tier.flush(&shard(), Lane::FIRST, FenceToken(1), &[set("k", "v", (1, 1))], Lsn(1)).await));
     assert!(is_unavailable(&tier.load(&[key("k")]).await));
 }
 
@@ -239,7 +240,7 @@ async fn the_tier_in_memory_fails_as_it_is_told() {
     let tier = owned(&Place::Memory(memory.clone())).await;
     let flush = |k: &'static str| {
         let tier = tier.clone();
-        async move { tier.flush(&shard(), FenceToken(1), &[set(k, "v", (1, 1))], Lsn(5)).await }
+        async move { tier.flush(&shard(), Lane::FIRST, FenceToken(1), &[set(k, "v", (1, 1))], Lsn(5)).await }
     };
     memory.fail_next(1);
     assert!(is_unavailable(&flush("a").await));

@@ -12,7 +12,7 @@ use overspill::slots::{Slot, SlotSet};
 use overspill::tier::memory::MemoryTier;
 use overspill::tier::mysql::{MySqlOptions, MySqlTier, TlsMode};
 use overspill::tier::sqlite::SqliteTier;
-use overspill::tier::{RowKey, SharedTier};
+use overspill::tier::{Lane, RowKey, SharedTier};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::{ConnectOptions, Executor};
 
@@ -149,7 +149,7 @@ pub fn expiring(effect: Effect, at: u64) -> Effect {
 
 /// Flushes under token 1, which a first call must have been given by [`owned`].
 pub async fn write(tier: &SharedTier, effects: &[Effect]) {
-    tier.flush(&shard(), FenceToken(1), effects, Lsn(0)).await.unwrap();
+    tier.flush(&shard(), Lane::FIRST, FenceToken(1), effects, Lsn(0)).await.unwrap();
 }
 
 /// A tier that is prepared and whose shard is owned under token 1.

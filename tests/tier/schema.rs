@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use overspill::cluster::Fence;
-use overspill::record::{JournalId, Timestamp};
+use overspill::cluster::{Fence, FenceToken};
+use overspill::record::{JournalId, Lsn, Timestamp};
 use overspill::tier::mysql::{MySqlOptions, MySqlTier};
-use overspill::tier::{SharedTier, TierError};
+use overspill::tier::{Lane, SharedTier, TierError};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 
@@ -27,12 +27,7 @@ async fn eight_nodes_prepare_at_once_and_agree_on_the_id() {
 async fn a_newer_schema_is_refused() {
     for place in real_places() {
         let tier = place.prepared().await;
-        let raise = "UPDATE overspill SET schema_version = 3";
-        match &place {
-            Place::MySql(database) => drop(database.connect().await.execute(raise).await.unwrap()),
-            Place::Sqlite(folder) => drop(sqlite(folder).await.execute(raise).await.unwrap()),
-            Place::Memory(_) => unreachable!(),
-        }
+        alter(&place, &["UPDATE overspill SET schema_version = 4"]).await;
         let refused = tier.prepare().await;
         assert!(matches!(&refused, Err(TierError::Rejected(why)) if why.contains("newer")), "{refused:?}");
     }
@@ -43,21 +38,45 @@ async fn a_schema_of_version_1_is_upgraded_and_its_fences_kept() {
     for place in real_places() {
         let tier = owned(&place).await;
         let before = tier.fences().await.unwrap();
-        for downgrade in ["ALTER TABLE fences DROP COLUMN journal", "UPDATE overspill SET schema_version = 1"] {
-            match &place {
-                Place::MySql(database) => drop(database.connect().await.execute(downgrade).await.unwrap()),
-                Place::Sqlite(folder) => drop(sqlite(folder).await.execute(downgrade).await.unwrap()),
-                Place::Memory(_) => unreachable!(),
-            }
-        }
-        let tiers: Vec<_> = (0..4).map(|_| place.open()).collect();
-        for prepared in futures::future::join_all(tiers.iter().map(|tier| tier.prepare())).await {
-            prepared.unwrap();
-        }
-        let upgraded = tiers[0].fences().await.unwrap();
+        alter(&place, &["ALTER TABLE fences DROP COLUMN journal", "UPDATE overspill SET schema_version = 1"]).await;
+        let upgraded = upgraded(&place).await.fences().await.unwrap();
         let expected: Vec<_> = before.into_iter().map(|fence| Fence { journal: JournalId(0), ..fence }).collect();
         assert_eq!(upgraded, expected, "a fence of old tells no journal");
     }
+}
+
+#[tokio::test]
+async fn a_fence_of_version_2_gets_its_lanes_when_it_is_claimed() {
+    for place in real_places() {
+        let before = owned(&place).await.fences().await.unwrap();
+        let lanes = if matches!(place, Place::MySql(_)) { &["DROP TABLE lanes"][..] } else { &[] };
+        alter(&place, &[lanes, &["UPDATE overspill SET schema_version = 2"]].concat()).await;
+        let tier = upgraded(&place).await;
+        assert_eq!(tier.fences().await.unwrap(), before);
+        assert!(tier.swap_fence(Some(FenceToken(1)), &fence(2)).await.unwrap());
+        for lane in (0..tier.lanes()).map(Lane) {
+            tier.flush(&shard(), lane, FenceToken(2), &[set("k", "v", (1, 1))], Lsn(1)).await.unwrap();
+        }
+    }
+}
+
+async fn alter(place: &Place, statements: &[&str]) {
+    for statement in statements {
+        match place {
+            Place::MySql(database) => drop(database.connect().await.execute(*statement).await.unwrap()),
+            Place::Sqlite(folder) => drop(sqlite(folder).await.execute(*statement).await.unwrap()),
+            Place::Memory(_) => unreachable!(),
+        }
+    }
+}
+
+/// By several nodes at once.
+async fn upgraded(place: &Place) -> SharedTier {
+    let tiers: Vec<_> = (0..4).map(|_| place.open()).collect();
+    for prepared in futures::future::join_all(tiers.iter().map(|tier| tier.prepare())).await {
+        prepared.unwrap();
+    }
+    tiers[0].clone()
 }
 
 async fn sqlite(folder: &tempfile::TempDir) -> sqlx::SqliteConnection {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use overspill::command::Effect;
 use overspill::record::{Key, Lsn, Record, Value, Version};
-use overspill::tier::{ROWS_MAX, Tier};
+use overspill::tier::{Lane, ROWS_MAX, Tier};
 use tokio::task::JoinSet;
 
 use crate::callers::{connect, wait_spilled};
@@ -111,7 +111,7 @@ async fn raw(records: usize, connections: u32, is_looked_at: bool) -> Outcome<(f
     for (tier, shard, token, share) in shares {
         writers.spawn(async move {
             for batch in share {
-                tier.flush(&shard, token, &batch, Lsn(0)).await?;
+                tier.flush(&shard, Lane::FIRST, token, &batch, Lsn(0)).await?;
             }
             Outcome::Ok(tier)
         });

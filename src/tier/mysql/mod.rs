@@ -18,12 +18,18 @@ use futures::future::BoxFuture;
 pub use options::{MySqlOptions, MySqlUrlError, TlsMode};
 
 use super::pool::Pool;
-use super::{Connections, DeadLetter, Prepared, RowKey, Tier, TierFuture};
+use super::{Connections, DeadLetter, Lane, Prepared, RowKey, Tier, TierFuture};
 use crate::cluster::{Fence, FenceToken, ShardName};
 use crate::command::Effect;
 use crate::record::{Key, Lsn, Record, Version};
 use crate::slots::Slot;
 use session::Server;
+
+/// One core of the server is busy with the rows of one transaction, and flushes have no use for more than two: the others are for
+/// loads.
+const LANES: u8 = 2;
+/// With fewer connections than this, flushes share a lane.
+const CONNECTIONS_FOR_LANES: u32 = 4;
 
 /// A database on a MySQL server.
 pub struct MySqlTier {
@@ -59,14 +65,19 @@ impl Tier for MySqlTier {
         Box::pin(write::swap_fence(&self.pool, expected, fence))
     }
 
+    fn lanes(&self) -> u8 {
+        if self.pool.connections().max < CONNECTIONS_FOR_LANES { 1 } else { LANES }
+    }
+
     fn flush<'a>(
         &'a self,
         shard: &'a ShardName,
+        lane: Lane,
         token: FenceToken,
         effects: &'a [Effect],
         lsn: Lsn,
     ) -> TierFuture<'a, ()> {
-        Box::pin(write::flush(&self.pool, shard, token, effects, lsn))
+        Box::pin(write::flush(&self.pool, shard, lane, token, effects, lsn))
     }
 
     fn load<'a>(&'a self, keys: &'a [Key]) -> TierFuture<'a, Vec<Record>> {

@@ -89,7 +89,9 @@ async fn scan_page(
 
 pub(super) async fn fences(pool: &Pool<Server>) -> Result<Vec<Fence>, TierError> {
     let mut lease = pool.lease().await?;
-    let sql = "SELECT shard, token, incarnation, epoch, slots, lsn, clean, journal FROM fences ORDER BY shard";
+    let sql = "SELECT shard, token, incarnation, epoch, slots, \
+               GREATEST(lsn, COALESCE((SELECT MAX(lanes.lsn) FROM lanes WHERE lanes.shard = fences.shard), lsn)), clean, journal \
+               FROM fences ORDER BY shard";
     let rows = lease.connection.fetch(sql, Args::default()).await;
     settle(lease, rows.and_then(|rows| rows.iter().map(fence).collect()))
 }

@@ -16,7 +16,7 @@ const TRIES_MAX: u32 = 10;
 /// Below it not even a batch of keys fits.
 const PACKET_BYTES_MIN: usize = 2 * 1024 * 1024;
 
-const TABLES: [&str; 4] = [
+const TABLES: [&str; 5] = [
     // The key's layout is argued in docs/adr/0001-key-layout.md. R21: keys are bytes.
     "CREATE TABLE IF NOT EXISTS records (
        kv_key VARBINARY(1024) NOT NULL,
@@ -39,6 +39,14 @@ const TABLES: [&str; 4] = [
        clean BOOLEAN NOT NULL,
        journal BIGINT UNSIGNED NOT NULL DEFAULT 0,
        PRIMARY KEY (shard)
+     ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4",
+    "CREATE TABLE IF NOT EXISTS lanes (
+       shard VARBINARY(260) NOT NULL,
+       lane TINYINT UNSIGNED NOT NULL COMMENT 'from 1: the row in fences is lane 0',
+       token BIGINT UNSIGNED NOT NULL,
+       flushes BIGINT UNSIGNED NOT NULL,
+       lsn BIGINT UNSIGNED NOT NULL,
+       PRIMARY KEY (shard, lane)
      ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4",
     "CREATE TABLE IF NOT EXISTS dead_letters (
        kv_key VARBINARY(1024) NOT NULL,
@@ -117,6 +125,11 @@ async fn create_and_check(session: &mut Session) -> Result<Prepared, Failure> {
     if version < 2 {
         upgrade_to_2(session).await?;
     }
+    if version < SCHEMA_VERSION {
+        // 3: the table of the lanes is there, and the next claim of a fence makes its rows.
+        let raise = "UPDATE overspill SET schema_version = ? WHERE schema_version < ?";
+        session.run(raise, Args::default().with(SCHEMA_VERSION)?.with(SCHEMA_VERSION)?).await?;
+    }
     Ok(Prepared { id, warnings })
 }
 
@@ -124,15 +137,14 @@ async fn create_and_check(session: &mut Session) -> Result<Prepared, Failure> {
 async fn upgrade_to_2(session: &mut Session) -> Result<(), Failure> {
     let add = "ALTER TABLE fences ADD COLUMN journal BIGINT UNSIGNED NOT NULL DEFAULT 0";
     match session.execute(add).await {
-        Err(failure) if failure.code() != Some(DUPLICATE_COLUMN) => return Err(failure),
-        Ok(()) | Err(_) => {}
+        Err(failure) if failure.code() != Some(DUPLICATE_COLUMN) => Err(failure),
+        Ok(()) | Err(_) => Ok(()),
     }
-    session.execute("UPDATE overspill SET schema_version = 2 WHERE schema_version = 1").await
 }
 
 async fn tables_missing(session: &mut Session) -> Result<bool, Failure> {
     let sql = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() \
-               AND table_name IN ('records', 'fences', 'dead_letters', 'overspill', 'records_text')";
+               AND table_name IN ('records', 'fences', 'lanes', 'dead_letters', 'overspill', 'records_text')";
     let rows = session.fetch(sql, Args::default()).await?;
     let there: i64 = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
     Ok(there != TABLES.len() as i64 + 1)

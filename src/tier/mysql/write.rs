@@ -2,7 +2,8 @@
 
 use super::super::batch::{STATEMENT_BYTES_MAX, in_key_order, padded_runs, record_bytes, runs};
 use super::super::pool::{Lease, Pool};
-use super::super::{DeadLetter, TierError, check_rows};
+use super::super::{DeadLetter, Lane, TierError, check_rows};
+use super::LANES;
 use super::failure::{DUPLICATE_KEY, Failure};
 use super::session::{Args, Server, Session};
 use super::sql::{self, DELETE_ROWS_MAX};
@@ -29,19 +30,21 @@ impl From<Failure> for Abort {
 pub(super) async fn flush(
     pool: &Pool<Server>,
     shard: &ShardName,
+    lane: Lane,
     token: FenceToken,
     effects: &[Effect],
     lsn: Lsn,
 ) -> Result<(), TierError> {
     check_rows(effects.len())?;
     let mut lease = pool.lease().await?;
-    let written = write_effects(&mut lease.connection, shard, token, effects, lsn).await;
+    let written = write_effects(&mut lease.connection, shard, lane, token, effects, lsn).await;
     commit(lease, written).await
 }
 
 async fn write_effects(
     session: &mut Session,
     shard: &ShardName,
+    lane: Lane,
     token: FenceToken,
     effects: &[Effect],
     lsn: Lsn,
@@ -49,9 +52,16 @@ async fn write_effects(
     begin(session).await?;
     // R20: the fence row is written, not read. A new owner's swap waits for us here or has outdated our token; and where
     // several nodes write, two transactions that wrote one row can't both be certified.
-    let sql = "UPDATE fences SET flushes = flushes + 1, lsn = GREATEST(lsn, ?) WHERE shard = ? AND token = ?";
+    let (first, other) = (
+        "UPDATE fences SET flushes = flushes + 1, lsn = GREATEST(lsn, ?) WHERE shard = ? AND token = ?",
+        "UPDATE lanes SET flushes = flushes + 1, lsn = GREATEST(lsn, ?) WHERE shard = ? AND token = ? AND lane = ?",
+    );
     let args = Args::default().with(lsn.0)?.with(shard.as_str().as_bytes())?.with(token.0)?;
-    if session.run(sql, args).await? != 1 {
+    let written = match lane {
+        Lane::FIRST => session.run(first, args).await?,
+        Lane(lane) => session.run(other, args.with(lane)?).await?,
+    };
+    if written != 1 {
         return Err(Abort::Fenced);
     }
     let (sets, deletes) = in_key_order(effects);
@@ -124,18 +134,31 @@ async fn write_fence(session: &mut Session, expected: Option<FenceToken>, fence:
         .with(fence.clean)?
         .with(fence.journal.0)?
         .with(fence.shard.as_str().as_bytes())?;
-    let Some(expected) = expected else {
-        let sql = "INSERT INTO fences (token, incarnation, epoch, slots, lsn, clean, journal, shard, flushes) \
-                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)";
-        return match session.run(sql, args).await {
-            Ok(_) => Ok(true),
-            Err(failure) if failure.code() == Some(DUPLICATE_KEY) => Ok(false),
-            Err(failure) => Err(failure.into()),
-        };
+    let insert = "INSERT INTO fences (token, incarnation, epoch, slots, lsn, clean, journal, shard, flushes) \
+                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)";
+    let update = "UPDATE fences SET token = ?, incarnation = ?, epoch = ?, slots = ?, lsn = GREATEST(lsn, ?), clean = ?, \
+                  journal = ? WHERE shard = ? AND token = ?";
+    let written = match expected {
+        None => session.run(insert, args).await,
+        Some(expected) => session.run(update, args.with(expected.0)?).await,
     };
-    let sql = "UPDATE fences SET token = ?, incarnation = ?, epoch = ?, slots = ?, lsn = GREATEST(lsn, ?), clean = ?, \
-               journal = ? WHERE shard = ? AND token = ?";
-    Ok(session.run(sql, args.with(expected.0)?).await? == 1)
+    match written {
+        Ok(1) => write_lanes(session, fence).await.map(|()| true),
+        Err(failure) if failure.code() != Some(DUPLICATE_KEY) => Err(failure.into()),
+        Ok(_) | Err(_) => Ok(false),
+    }
+}
+
+/// The same token for all lanes but the first, whose row is the fence's. All that are there, also those of a program that has more.
+async fn write_lanes(session: &mut Session, fence: &Fence) -> Result<(), Abort> {
+    let shard = fence.shard.as_str().as_bytes();
+    let sql = "UPDATE lanes SET token = ? WHERE shard = ?";
+    session.run(sql, Args::default().with(fence.token.0)?.with(shard)?).await?;
+    for lane in 1..LANES {
+        let sql = "INSERT IGNORE INTO lanes (shard, lane, token, lsn, flushes) VALUES (?, ?, ?, 0, 0)";
+        session.run(sql, Args::default().with(shard)?.with(lane)?.with(fence.token.0)?).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn bury(pool: &Pool<Server>, shard: &ShardName, letter: &DeadLetter) -> Result<(), TierError> {

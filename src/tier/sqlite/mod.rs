@@ -16,7 +16,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::batch::{in_key_order, padded_runs, record_bytes, runs};
 use super::pool::{Lease, Pool};
-use super::{Connections, DeadLetter, Prepared, ROWS_MAX, RowKey, Tier, TierError, TierFuture, check_rows};
+use super::{Connections, DeadLetter, Lane, Prepared, ROWS_MAX, RowKey, Tier, TierError, TierFuture, check_rows};
 use crate::cluster::{Fence, FenceToken, Incarnation, ShardName};
 use crate::command::Effect;
 use crate::record::{Epoch, JournalId, Key, Lsn, Record, Timestamp, Value, Version};
@@ -309,6 +309,7 @@ impl Tier for SqliteTier {
     fn flush<'a>(
         &'a self,
         shard: &'a ShardName,
+        _lane: Lane,
         token: FenceToken,
         effects: &'a [Effect],
         lsn: Lsn,

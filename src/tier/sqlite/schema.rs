@@ -71,7 +71,10 @@ pub(super) async fn create_and_check(session: &mut Session) -> Result<Prepared, 
     }
     if version < 2 {
         session.execute("ALTER TABLE fences ADD COLUMN journal INTEGER NOT NULL DEFAULT 0").await?;
-        session.execute("UPDATE overspill SET schema_version = 2").await?;
+    }
+    if version < SCHEMA_VERSION {
+        // 3: its fences have one lane, since one connection writes.
+        session.run("UPDATE overspill SET schema_version = ?", Args::default().with(SCHEMA_VERSION)?).await?;
     }
     let id: i64 = row.try_get(1).map_err(Failure::Sql)?;
     Ok(Prepared { id: TierId(id.cast_unsigned()), warnings: Vec::new() })
