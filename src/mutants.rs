@@ -34,7 +34,7 @@ pub enum Rule {
     R19Order,
     /// A flush under any token is committed.
     R20Token,
-    /// A new token counts in one lane only.
+    /// A new token outdates the flushes of one lane only.
     R20Lanes,
     /// A checkpoint does not wait for what was appended before it and is not applied yet.
     R13Trim,

@@ -244,7 +244,7 @@ impl Shard {
     async fn commit_and_execute(
         &self,
         serving: &Serving,
-        group: Group,
+        mut group: Group,
         appended: Result<Appended, LogError>,
         waiting: Vec<Waiting>,
         bytes: usize,

@@ -46,7 +46,7 @@ pub(super) struct Group {
     superseded: (u64, u64),
     /// Commands of the batch that have seen what is not committed yet.
     followers: Vec<Answered>,
-    /// Of the effects, once there are more than [`SCANNED`].
+    /// Of the effects, up to the last one that was there when one was looked for.
     places: HashMap<Key, usize, RandomState>,
     latches: Vec<Latch>,
     /// Of the keys and values in the effects.
@@ -65,8 +65,9 @@ impl Group {
     }
 
     /// What a key will be once the group is committed, if the group changes it.
-    pub fn find(&self, key: &Key) -> Option<Option<Found>> {
-        let found = match self.effects.get(self.place_of(key)?)? {
+    pub fn find(&mut self, key: &Key) -> Option<Option<Found>> {
+        let place = self.place_of(key)?;
+        let found = match self.effects.get(place)? {
             Effect::Set(record) => {
                 let (value, version, expires_at) = (record.value.clone(), record.version, record.expires_at);
                 Some(Found { value, version, expires_at })
@@ -77,14 +78,16 @@ impl Group {
     }
 
     /// Whether a command is about a key that the group changes.
-    pub fn concerns(&self, command: &Command) -> bool {
+    pub fn concerns(&mut self, command: &Command) -> bool {
         !self.is_empty() && keys_of(command).iter().any(|key| self.place_of(key).is_some())
     }
 
-    fn place_of(&self, key: &Key) -> Option<usize> {
+    fn place_of(&mut self, key: &Key) -> Option<usize> {
         if self.effects.len() <= SCANNED {
             return self.effects.iter().position(|effect| effect.key() == key);
         }
+        let unnoted = self.effects.iter().enumerate().skip(self.places.len());
+        self.places.extend(unnoted.map(|(place, effect)| (effect.key().clone(), place)));
         self.places.get(key).copied()
     }
 
@@ -95,26 +98,23 @@ impl Group {
     fn push(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
         self.answers.push((place, answer, effect.version()));
         self.bytes += effect.size_bytes();
-        let known = self.place_of(effect.key());
-        if let Some((old, old_admission)) =
-            known.and_then(|at| self.effects.get_mut(at).zip(self.admissions.get_mut(at)))
-        {
-            self.bytes -= old.size_bytes();
-            match old {
-                Effect::Set(_) => self.superseded.0 += 1,
-                Effect::Delete { .. } => self.superseded.1 += 1,
-            }
-            (*old, *old_admission) = (effect, admission);
-            return;
-        }
         self.effects.push(effect);
         self.admissions.push(admission);
-        // The last one, or all, once there are many.
-        let unnoted = if self.effects.len() == SCANNED + 1 { 0 } else { self.effects.len() - 1 };
-        if self.effects.len() > SCANNED {
-            let places = self.effects.iter().enumerate().skip(unnoted);
-            self.places.extend(places.map(|(place, effect)| (effect.key().clone(), place)));
+    }
+
+    /// In place of the effect that the group has on its key.
+    fn push_newer(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
+        let known = self.place_of(effect.key());
+        let old = known.and_then(|at| self.effects.get_mut(at).zip(self.admissions.get_mut(at)));
+        let Some((old, old_admission)) = old else { return self.push(place, effect, admission, answer) };
+        self.answers.push((place, answer, effect.version()));
+        self.bytes += effect.size_bytes();
+        self.bytes -= old.size_bytes();
+        match old {
+            Effect::Set(_) => self.superseded.0 += 1,
+            Effect::Delete { .. } => self.superseded.1 += 1,
         }
+        (*old, *old_admission) = (effect, admission);
     }
 
     /// Hands the effects to the log.
@@ -182,13 +182,10 @@ impl Core {
 
     fn try_write(&self, group: &mut Group, place: usize, command: Command) -> Tried {
         let Some(key) = command.key() else { return Tried::MustWait(command) };
-        let pending = group.find(key);
-        let is_follower = pending.is_some();
-        if is_follower && self.is_write_through() {
-            return Tried::MustWait(command);
-        }
-        let latch = if is_follower { None } else { self.latches.try_acquire(key) };
-        if latch.is_none() && !is_follower {
+        let latch = self.latches.try_acquire(key);
+        // Whoever holds it: the group, if it changes the key.
+        let pending = if latch.is_some() { None } else { group.find(key) };
+        if latch.is_none() && (pending.is_none() || self.is_write_through()) {
             return Tried::MustWait(command);
         }
         self.try_latched(group, place, command, pending, latch)
@@ -238,7 +235,10 @@ impl Core {
         }
         let bytes = reply.size_bytes();
         group.latches.extend(latch);
-        group.push(place, effect, admission, reply);
+        match is_follower {
+            true => group.push_newer(place, effect, admission, reply),
+            false => group.push(place, effect, admission, reply),
+        }
         Tried::Grouped { bytes }
     }
 

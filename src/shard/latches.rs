@@ -5,6 +5,8 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::mutants::{Rule, is_planted};
 use crate::record::Key;
@@ -13,13 +15,18 @@ use crate::sync::{Mutex, oneshot};
 const STRIPES: usize = 64;
 
 type Waiters = VecDeque<oneshot::Sender<()>>;
-type Stripe = std::collections::HashMap<Key, Waiters, RandomState>;
 
 /// The latches that are held, and who waits for them. Bounded by the commands in flight.
 #[derive(Debug)]
 pub(super) struct Latches {
-    stripes: Vec<Mutex<Stripe>>,
+    stripes: Vec<Mutex<HashTable<Held>>>,
     hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Held {
+    key: Key,
+    waiters: Waiters,
 }
 
 /// A held latch; dropping it hands it on.
@@ -27,6 +34,7 @@ pub(super) struct Latches {
 pub(super) struct Latch {
     latches: Arc<Latches>,
     key: Key,
+    hash: u64,
 }
 
 impl Latches {
@@ -36,46 +44,49 @@ impl Latches {
 
     /// The latch, if nobody holds it.
     pub fn try_acquire(self: &Arc<Self>, key: &Key) -> Option<Latch> {
-        let mut stripe = self.stripe(key).lock();
-        if stripe.contains_key(key) && !is_planted(Rule::R1Latch) {
-            return None;
-        }
-        stripe.insert(key.clone(), Waiters::new());
-        Some(self.latch(key))
+        let hash = self.hasher.hash_one(key);
+        let is_free = self.hold_or_else(key, hash, |_| ()).is_none();
+        (is_free || is_planted(Rule::R1Latch)).then(|| self.latch(key, hash))
     }
 
     /// Whether somebody holds the latch of a key.
     pub fn is_held(&self, key: &Key) -> bool {
-        self.stripe(key).lock().contains_key(key)
+        let hash = self.hasher.hash_one(key);
+        self.stripe(hash).lock().find(hash, |held| held.key == *key).is_some()
+    }
+
+    /// Takes the latch, or has a look at those who wait for it.
+    fn hold_or_else<T>(&self, key: &Key, hash: u64, look: impl FnOnce(&mut Waiters) -> T) -> Option<T> {
+        let mut stripe = self.stripe(hash).lock();
+        match stripe.entry(hash, |held| held.key == *key, |held| self.hasher.hash_one(&held.key)) {
+            Entry::Occupied(mut held) => Some(look(&mut held.get_mut().waiters)),
+            Entry::Vacant(place) => {
+                place.insert(Held { key: key.clone(), waiters: Waiters::new() });
+                None
+            }
+        }
     }
 
     /// # Cancel safety
     /// A dropped future has no latch and leaves its place in the queue.
     pub async fn acquire(self: &Arc<Self>, key: &Key) -> Latch {
+        let hash = self.hasher.hash_one(key);
         if is_planted(Rule::R1Latch) {
-            return self.latch(key);
+            return self.latch(key, hash);
         }
-        loop {
-            let turn = {
-                let mut stripe = self.stripe(key).lock();
-                match stripe.get_mut(key) {
-                    Some(waiters) => {
-                        let (tx, rx) = oneshot::channel();
-                        waiters.push_back(tx);
-                        rx
-                    }
-                    None => {
-                        stripe.insert(key.clone(), Waiters::new());
-                        return self.latch(key);
-                    }
-                }
-            };
+        let wait = |waiters: &mut Waiters| {
+            let (tx, rx) = oneshot::channel();
+            waiters.push_back(tx);
+            rx
+        };
+        while let Some(turn) = self.hold_or_else(key, hash, wait) {
             // The latch is handed over inside `Turn`, so that one that is never received is handed on.
-            let mut turn = Turn { latches: Arc::clone(self), key: key.clone(), turn: Some(turn) };
+            let mut turn = Turn { latches: Arc::clone(self), key: key.clone(), hash, turn: Some(turn) };
             if turn.wait().await {
-                return self.latch(key);
+                break;
             }
         }
+        self.latch(key, hash)
     }
 
     #[cfg(all(test, feature = "shuttle"))]
@@ -83,30 +94,31 @@ impl Latches {
         self.stripes.iter().all(|stripe| stripe.lock().is_empty())
     }
 
-    fn release(&self, key: &Key) {
-        let mut stripe = self.stripe(key).lock();
-        let Some(waiters) = stripe.get_mut(key) else { return };
-        while let Some(next) = waiters.pop_front() {
+    fn release(&self, key: &Key, hash: u64) {
+        let mut stripe = self.stripe(hash).lock();
+        let Ok(mut held) = stripe.find_entry(hash, |held| held.key == *key) else { return };
+        while let Some(next) = held.get_mut().waiters.pop_front() {
             if next.send(()).is_ok() {
                 return;
             }
         }
-        stripe.remove(key);
+        held.remove();
     }
 
-    fn latch(self: &Arc<Self>, key: &Key) -> Latch {
-        Latch { latches: Arc::clone(self), key: key.clone() }
+    fn latch(self: &Arc<Self>, key: &Key, hash: u64) -> Latch {
+        Latch { latches: Arc::clone(self), key: key.clone(), hash }
     }
 
     #[expect(clippy::indexing_slicing, reason = "reduced by the number of stripes")]
-    fn stripe(&self, key: &Key) -> &Mutex<Stripe> {
-        &self.stripes[self.hasher.hash_one(key) as usize % STRIPES]
+    fn stripe(&self, hash: u64) -> &Mutex<HashTable<Held>> {
+        // Bits that a table does not place it by.
+        &self.stripes[(hash >> 32) as usize % STRIPES]
     }
 }
 
 impl Drop for Latch {
     fn drop(&mut self) {
-        self.latches.release(&self.key);
+        self.latches.release(&self.key, self.hash);
     }
 }
 
@@ -114,6 +126,7 @@ impl Drop for Latch {
 struct Turn {
     latches: Arc<Latches>,
     key: Key,
+    hash: u64,
     turn: Option<oneshot::Receiver<()>>,
 }
 
@@ -131,7 +144,7 @@ impl Drop for Turn {
         let Some(mut turn) = self.turn.take() else { return };
         turn.close();
         if turn.try_recv().is_ok() {
-            self.latches.release(&self.key);
+            self.latches.release(&self.key, self.hash);
         }
     }
 }

@@ -159,13 +159,12 @@ impl Spiller<'_> {
     }
 
     async fn spill_all(&self) -> Result<(), GaveUp> {
-        while let Some(Batch { mut effects, claim }) = self.take().await? {
+        while let Some(Batch { effects, claim }) = self.take().await? {
             if let Err(error) = self.core.log.harden().await {
                 warn!(%error, "nothing is spilled any more");
                 self.core.store.unflushed(&effects);
                 return Err(GaveUp::Stopped);
             }
-            effects.sort_unstable_by(|a, b| a.key().cmp(b.key())); // one order for all: fewer deadlocks
             let flushed = self.flush(&effects, claim).await;
             // Else they are forgotten, or will be, and the same keys may be in a flush of the next claim.
             if flushed.is_err() && self.fence.under(claim).is_ok() {

@@ -52,7 +52,7 @@ const PARTITIONS_MAX: usize = 64;
 /// The smallest memory bound: one of the largest records on its way in and some on their way out.
 pub const MEMORY_BYTES_MIN: usize = 4 * cost_bytes_max(VALUE_BYTES_MAX + KEY_BYTES_MAX);
 /// Evicted records that wait for the tier, beyond the capacity: enough to keep flushes of 1,000 rows going.
-const BACKLOG_RECORDS_MIN: usize = 4000;
+const BACKLOG_RECORDS_MIN: usize = 8000;
 
 /// How many keys are fetched ahead of their use: their lines fit the fastest cache.
 pub const PREFETCHED: usize = 32;
@@ -401,12 +401,12 @@ impl Store {
         keys
     }
 
-    /// Forgets which keys have rows: until [`Store::finish_filter`] every key may have one (R17). Scans that were started
-    /// before have nothing to say any more.
+    /// Forgets which keys have rows, but for those that may be getting one now: until [`Store::finish_filter`] every key may have one
+    /// (R17). Scans that were started before have nothing to say any more.
     pub fn restart_filter(&self) -> ScanId {
         // Relaxed: only uniqueness counts.
         let scan = ScanId(self.last_scan.fetch_add(1, Ordering::Relaxed) + 1);
-        self.partitions.iter().for_each(|partition| partition.write().filter.restart(scan));
+        self.partitions.iter().for_each(|partition| partition.write().restart_filter(scan));
         scan
     }
 

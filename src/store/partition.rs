@@ -305,8 +305,7 @@ impl Partition {
             self.dropped += u64::from(self.limits.spill == Spill::Nothing);
             self.remove(handle, garbage);
         } else {
-            self.edit(handle, |flags| flags.leaving = true);
-            self.enqueue(handle);
+            self.enqueue_with(handle, |flags| flags.leaving = true);
         }
     }
 

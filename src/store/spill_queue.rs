@@ -28,10 +28,18 @@ impl Partition {
     /// Queues an entry that the tier does not have yet, unless it is queued or being flushed: what is being flushed is
     /// queued again when its flush has ended (R11).
     pub(super) fn enqueue(&mut self, handle: Handle) {
+        self.enqueue_with(handle, |_| ());
+    }
+
+    /// Changes an entry's flags, and queues it as [`Partition::enqueue`] does.
+    pub(super) fn enqueue_with(&mut self, handle: Handle, change: impl FnOnce(&mut Flags)) {
         let Some(entry) = self.slab.get(handle) else { return };
-        let flags = entry.flags;
-        if entry.is_unspilled() && !flags.queued && !flags.flushing {
-            self.edit(handle, |flags| flags.queued = true);
+        let is_new = entry.is_unspilled() && !entry.flags.queued && !entry.flags.flushing;
+        self.edit(handle, |flags| {
+            change(flags);
+            flags.queued |= is_new;
+        });
+        if is_new {
             self.spill_queue.push_back(handle);
             self.compact_queue();
         }
@@ -63,16 +71,13 @@ impl Partition {
                 continue; // a stale handle, perhaps of another entry by now
             }
             let wanted = entry.is_unspilled() && self.should_spill(&entry);
-            let effect = entry.effect();
-            self.edit(handle, |flags| flags.queued = false);
-            let (true, Ok(effect)) = (wanted, effect) else { continue };
+            let (true, Ok(effect)) = (wanted, entry.effect()) else {
+                self.edit(handle, |flags| flags.queued = false);
+                continue;
+            };
             // From here on the row may come into being, whatever becomes of the answer.
-            let hash = self.hasher.hash(effect.key().as_bytes());
-            self.filter.insert(hash);
-            self.edit(handle, |flags| {
-                flags.flushing = true;
-                flags.in_tier = true;
-            });
+            self.filter.insert(self.hasher.hash(effect.key().as_bytes()));
+            self.edit(handle, |flags| *flags = Flags { queued: false, flushing: true, in_tier: true, ..*flags });
             *bytes += effect.size_bytes();
             effects.push(effect);
         }
@@ -87,16 +92,13 @@ impl Partition {
         let unspilled = self.slab.iter().filter(|(_, entry)| entry.is_unspilled());
         let handles: Vec<Handle> = unspilled.map(|(handle, _)| handle).collect();
         for handle in handles {
-            self.edit(handle, |flags| flags.due = true);
-            self.enqueue(handle);
+            self.enqueue_with(handle, |flags| flags.due = true);
         }
     }
 
     pub fn confirm(&mut self, effect: &Effect, hash: KeyHash, tickets: &mut Vec<Ticket>, garbage: &mut Garbage) {
         let has_row = matches!(effect, Effect::Set(_));
-        if has_row {
-            self.filter.insert(hash); // again: the filter may have been restarted since
-        } else {
+        if !has_row {
             self.filter.remove(hash);
         }
         let Some((handle, entry)) = self.find(effect.key(), hash) else {
@@ -104,21 +106,17 @@ impl Partition {
             return;
         };
         let is_current = entry.version == effect.version() || is_planted(Rule::R11Version); // R11
-        let (version, was_resident) = (entry.version, entry.is_resident());
-        self.edit(handle, |flags| {
-            flags.flushing = false;
-            flags.due = false;
-            flags.in_tier = has_row;
-            flags.clean = is_current;
-        });
-        let Some(entry) = self.slab.get(handle) else { return };
         // A deletion is done by an older one as well: there is no row.
         let is_done = is_current || (entry.flags.tombstone && !has_row);
-        let should_spill = self.should_spill(&entry);
+        let (version, is_resident) = (entry.version, entry.is_resident());
         self.wake_waiters(effect.key(), if is_done { version } else { effect.version() }, tickets);
-        if is_done && !was_resident {
-            self.remove(handle, garbage);
-        } else if !is_done && should_spill && !is_planted(Rule::R11Again) {
+        if is_done && !is_resident {
+            return self.remove(handle, garbage);
+        }
+        let done = |flags: Flags| Flags { flushing: false, due: false, in_tier: has_row, clean: is_current, ..flags };
+        self.edit(handle, |flags| *flags = done(*flags));
+        let should_spill = self.slab.get(handle).is_some_and(|entry| self.should_spill(&entry));
+        if !is_done && should_spill && !is_planted(Rule::R11Again) {
             self.enqueue(handle);
         }
     }
@@ -198,6 +196,14 @@ impl Partition {
                 self.policy.remove(handle);
                 self.send_off(handle, garbage);
             }
+        }
+    }
+
+    /// See [`Store::restart_filter`](super::Store::restart_filter).
+    pub fn restart_filter(&mut self, scan: ScanId) {
+        self.filter.restart(scan);
+        for (_, entry) in self.slab.iter().filter(|(_, entry)| entry.flags.flushing) {
+            self.filter.insert(self.hasher.hash(entry.key));
         }
     }
 

@@ -86,8 +86,6 @@ struct State {
     id: u64,
     records: BTreeMap<(Slot, Key), Record>,
     fences: BTreeMap<ShardName, Fence>,
-    /// The tokens that flushes are held to.
-    lanes: BTreeMap<(ShardName, Lane), FenceToken>,
     letters: BTreeMap<Key, DeadLetter>,
     calls: Calls,
     faults: Faults,
@@ -271,12 +269,6 @@ impl State {
         }
         let lsn = old.map_or(fence.lsn, |old| old.lsn.max(fence.lsn));
         self.fences.insert(fence.shard.clone(), Fence { lsn, ..fence.clone() });
-        for lane in (0..LANES).map(Lane) {
-            let row = self.lanes.entry((fence.shard.clone(), lane)).or_insert(fence.token);
-            if lane == Lane::FIRST || !is_planted(Rule::R20Lanes) {
-                *row = fence.token;
-            }
-        }
         true
     }
 
@@ -289,9 +281,9 @@ impl State {
         lsn: Lsn,
     ) -> Result<(), TierError> {
         check_rows(effects.len())?;
-        let row = self.lanes.get(&(shard.clone(), lane));
-        row.filter(|row| **row == token || is_planted(Rule::R20Token)).ok_or(TierError::Fenced)?;
-        let fence = self.fences.get_mut(shard).ok_or(TierError::Fenced)?;
+        let is_unheeded = is_planted(Rule::R20Token) || (lane != Lane::FIRST && is_planted(Rule::R20Lanes));
+        let fence = self.fences.get_mut(shard).filter(|fence| fence.token == token || is_unheeded);
+        let fence = fence.ok_or(TierError::Fenced)?;
         if let Some(effect) = effects.iter().find(|effect| self.faults.poison.contains(effect.key())) {
             return Err(TierError::Rejected(format!("a planted poison row: `{}`", effect.key())));
         }

@@ -167,7 +167,8 @@ async fn run(mode: WriteMode, seed: u64) {
     for worker in workers {
         ended.push(worker.await.expect("the model holds"));
         let stats = rig.stats().await;
-        assert!(stats.records <= stats.records_max + 4000 && stats.memory_bytes <= stats.memory_bytes_max);
+        let records_bound = rig.shard.store().stats().records_bound;
+        assert!(stats.records <= records_bound && stats.memory_bytes <= stats.memory_bytes_max);
     }
     tormentor.abort();
     let _ = tormentor.await; // else it may hold the tier after it was healed
