@@ -57,6 +57,25 @@ async fn a_flush_that_somebody_waits_for_goes_at_once() {
     assert!(began.elapsed() < MOMENT, "{:?}", began.elapsed());
 }
 
+/// Nor does what a full flush has left over.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_full_flush_goes_at_once() {
+    let rig = Setup::new(1).start().await;
+    rig.tier.hold_flushes();
+    let mut number = 0;
+    for (records, held) in [(300, 1), (300, 2), (1050, 2)] {
+        for _ in 0..records {
+            rig.put(&format!("k{number}"), "v").await;
+            number += 1;
+        }
+        until("lanes are busy", async || rig.tier.held_flushes() == held).await;
+    }
+    let began = Instant::now();
+    rig.tier.release_flushes();
+    rig.until_spilled().await;
+    assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
+}
+
 /// Two transactions keep the tier busier than one, if there is enough for both.
 #[tokio::test]
 async fn what_is_more_than_a_flush_takes_goes_in_two_lanes_at_once() {
