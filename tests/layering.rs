@@ -31,7 +31,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("clap", &["config", BIN]),
     ("crc", &["slots"]),
     ("crc32c", &["journal", "transfer"]),
-    ("hashbrown", &["store"]),
+    ("hashbrown", &["store", "shard"]),
     ("hyper", &["doors"]),
     ("hyper_util", &["doors"]),
     ("hdrhistogram", &["bench"]),

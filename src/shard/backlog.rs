@@ -25,11 +25,7 @@ struct Mark {
 impl Backlog {
     /// Something waits: so many records, which is asked only if it is worth it.
     pub fn begin(&self, waiting: impl FnOnce() -> u64) {
-        if self.mark.lock().is_some() {
-            return;
-        }
-        let mark = Mark { left: waiting(), at: Instant::now() };
-        *self.mark.lock() = Some(mark);
+        self.mark.lock().get_or_insert_with(|| Mark { left: waiting(), at: Instant::now() });
     }
 
     /// The tier has taken so many.

@@ -34,7 +34,7 @@ impl From<Stopped> for Lost {
     }
 }
 
-/// The fence row as this process last wrote it.
+/// The fence as this process last wrote it, and how often it was lost.
 #[derive(Debug, Default)]
 pub(super) struct FenceKeeper {
     state: Mutex<State>,
@@ -76,11 +76,19 @@ impl FenceKeeper {
         self.state.lock().fence.clone()
     }
 
-    /// Takes note of a row that this process has written. The spiller and the steward both write it, and may learn of it out
-    /// of order: an older token changes nothing.
+    /// Takes note of a row that this process has claimed. The spiller and the steward both write it, and may learn of it out
+    /// of order: a token older than the one held changes nothing.
     pub fn set(&self, row: Fence) {
         let fence = &mut self.state.lock().fence;
         if fence.as_ref().is_none_or(|fence| fence.shard != row.shard || fence.token <= row.token) {
+            *fence = Some(row);
+        }
+    }
+
+    /// As [`FenceKeeper::set`], if the token is still the one that was `seen`: what was lost meanwhile stays lost.
+    fn renew(&self, seen: FenceToken, row: Fence) {
+        let fence = &mut self.state.lock().fence;
+        if fence.as_ref().is_some_and(|fence| fence.token == seen) {
             *fence = Some(row);
         }
     }
@@ -125,7 +133,7 @@ impl FenceKeeper {
             match tier.swap_fence(Some(seen), &next).await {
                 Ok(true) => {
                     warn!(token = next.token.0, "the outcome of a flush is unknown: the fence token was raised");
-                    self.set(next);
+                    self.renew(seen, next);
                     return Ok(());
                 }
                 // Not raised until the row says so: a token that is still `seen` outdates nobody.
@@ -152,7 +160,7 @@ impl FenceKeeper {
                 let Some(row) = row.filter(|row| row.incarnation == mine.incarnation) else {
                     return Err(self.forfeit(seen).into());
                 };
-                self.set(row);
+                self.renew(seen, row);
                 return Ok(());
             }
             backoff.wait(stop).await?;

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | steward | carries out assignments | on stop |
 //! | applier | applies what the log has committed | on stop, when nothing is left |
-//! | spiller | writes what leaves memory into the tier, where the tier is at home | on stop, after draining |
+//! | spiller | one for each lane of the fence: writes what leaves memory into the tier, where the tier is at home | on stop, after draining |
 //! | loader ×3 | reads records back | on stop |
 //! | expirer | deletes what has expired | on stop |
 //! | filter | reads the keys that have rows, once an assignment | when done |
@@ -62,7 +62,7 @@ use self::claim::LSN_GAP;
 use self::core::Core;
 use self::fence::FenceKeeper;
 use self::ledger::Ledger;
-use self::spiller::{SetAside, Spiller, Turn};
+use self::spiller::{SetAside, SpillTurn, Spiller};
 use self::steward::Steward;
 pub use self::tenure::Tenure;
 use self::tenure::TenureKeeper;
@@ -245,7 +245,7 @@ impl Shard {
             tasks.spawn("loader", async move { core.loader.run(&core, &tier, &stop).await });
         }
         let home = tier.home().cloned().unwrap_or_else(Handle::current);
-        let turn = Arc::new(Turn::default());
+        let turn = Arc::new(SpillTurn::default());
         for lane in (0..tier.lanes()).map(Lane) {
             let (steward, turn) = (Arc::clone(&self.steward), Arc::clone(&turn));
             let (tier, stop) = (tier.clone(), self.stop.clone());

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::core::Core;
 use super::fence::{Claim, FenceKeeper, Fenced, Lost};
 use crate::backoff::{Backoff, Stopped};
+use crate::cluster::FenceToken;
 use crate::command::Effect;
 use crate::record::{Key, Version};
 use crate::replication::ReplicatedLog;
@@ -93,14 +94,14 @@ pub(super) struct Spiller<'a> {
     pub tier: &'a SharedTier,
     pub fence: &'a FenceKeeper,
     pub set_aside: &'a SetAside,
-    pub turn: &'a Turn,
+    pub turn: &'a SpillTurn,
     pub lane: Lane,
     pub stop: &'a CancellationToken,
 }
 
 /// Held by the lane that gathers and takes what it flushes next, and by one at a time: two would share what is worth one transaction.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct SpillTurn {
     /// Whether the last one left something, because it was more than a flush takes.
     has_rest: AsyncMutex<bool>,
 }
@@ -236,8 +237,7 @@ impl Spiller<'_> {
                 }
                 self.core.note_tier(&flushed);
                 let Err(error) = flushed else {
-                    self.fence.under(claim)?;
-                    return self.confirm(effects).await;
+                    return self.confirm(effects, claim).await;
                 };
                 self.core.counters.spill_errors.add(1);
                 match error {
@@ -248,7 +248,7 @@ impl Spiller<'_> {
                     TierError::Conflict(_) | TierError::Unavailable(_) => {}
                     // R26: the statement may still be running; a new token outdates it.
                     TierError::OutcomeUnknown(_) => self.fence.raise(self.tier, token, self.stop).await?,
-                    TierError::Fenced => self.fence.recheck(self.tier, token, self.stop).await?,
+                    TierError::Fenced => self.mend_fence(token).await?,
                     TierError::Rejected(reason) => return self.bisect(effects, claim, reason).await,
                 }
                 backoff.wait(self.stop).await?;
@@ -257,16 +257,27 @@ impl Spiller<'_> {
         .boxed()
     }
 
-    async fn confirm(&self, effects: &[Effect]) -> Result<(), GaveUp> {
-        for effect in effects.iter().filter(|effect| self.set_aside.contains(effect.key())) {
-            self.settle_letter(effect).await?;
+    /// Another owner holds the fence, or this very process under another token, or a row of it is not what it was: writes all of them.
+    async fn mend_fence(&self, refused: FenceToken) -> Result<(), Lost> {
+        self.fence.recheck(self.tier, refused, self.stop).await?;
+        if self.fence.current()?.1 == refused {
+            warn!(token = refused.0, "a lane of the fence has another token, which nobody has claimed");
+            self.fence.raise(self.tier, refused, self.stop).await?;
         }
+        Ok(())
+    }
+
+    async fn confirm(&self, effects: &[Effect], claim: Claim) -> Result<(), GaveUp> {
+        for effect in effects.iter().filter(|effect| self.set_aside.contains(effect.key())) {
+            self.settle_letter(effect, claim).await?;
+        }
+        self.fence.under(claim)?;
         self.core.counters.spilled_rows.add(effects.len() as u64);
         self.core.counters.spilled_batches.add(1);
-        self.core.backlog.done(effects.len() as u64);
         for ticket in self.core.store.confirm(effects) {
             self.core.clean_waits.answer(ticket, (), 0);
         }
+        self.core.backlog.done(effects.len() as u64);
         if let Some(journal) = self.core.log.journal() {
             journal.confirm(effects);
         }
@@ -276,12 +287,14 @@ impl Spiller<'_> {
 
     /// Removes the dead letter of a key that the tier has taken. Before anything counts as confirmed: a letter that
     /// outlives a deletion brings the key back at the next start.
-    async fn settle_letter(&self, effect: &Effect) -> Result<(), GaveUp> {
+    async fn settle_letter(&self, effect: &Effect, claim: Claim) -> Result<(), GaveUp> {
         let mut backoff = Backoff::new();
         while let Err(error) = self.tier.unbury(effect.key(), effect.version()).await {
             warn!(%error, "a dead letter that is settled can't be removed yet");
             backoff.wait(self.stop).await?;
+            self.fence.under(claim)?;
         }
+        self.fence.under(claim)?;
         info!(version = %effect.version(), "the tier has taken a record that it had rejected");
         self.set_aside.remove(effect.key());
         Ok(())
@@ -296,9 +309,11 @@ impl Spiller<'_> {
         };
         let letter = DeadLetter { effect: effect.clone(), reason };
         let buried = self.tier.bury(&self.fence.under(claim)?.0, &letter).await;
+        self.fence.under(claim)?;
         self.core.counters.dead_letters.add(1);
-        self.core.store.set_aside(effect);
+        // First the note: who flushes something newer must find the letter.
         self.set_aside.insert(effect.key().clone(), buried.is_ok().then(|| effect.version()));
+        self.core.store.set_aside(effect);
         match buried {
             Ok(()) => error!(version = %effect.version(), bytes = effect.size_bytes(), reason = letter.reason,
                 "the tier rejects a record: it stays in memory, with a copy in the table dead_letters"),

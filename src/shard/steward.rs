@@ -254,7 +254,7 @@ impl Steward {
     }
 
     /// Forgets what was in memory when the fence was lost: since then, others may have written those keys. Nothing is
-    /// served from it any more, and nothing of it is being flushed: without a fence the spiller gives up at once.
+    /// served from it any more, and what is being flushed of it can't be committed, nor is it reported: its claim is over.
     pub(super) async fn forget_everything(&self) -> Result<(), Obstacle> {
         let unspilled = self.core.store.stats().unspilled;
         if unspilled > 0 {

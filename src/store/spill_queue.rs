@@ -207,7 +207,8 @@ impl Partition {
         }
     }
 
-    /// Takes what the scan found as the truth. What is being flushed may have a row by now; the end of its flush tells.
+    /// Takes what the scan found as the truth. What is being flushed may have a row by now: it stays in the filter, until the
+    /// end of its flush tells.
     pub fn finish_filter(&mut self, scan: ScanId) {
         if !self.filter.finish(scan) {
             return;

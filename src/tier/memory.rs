@@ -101,6 +101,7 @@ struct Faults {
     poison: HashSet<Key>,
     failing_buries: u32,
     failing_unburies: u32,
+    lanes: bool,
 }
 
 impl Default for MemoryTier {
@@ -154,6 +155,11 @@ impl MemoryTier {
     /// The next `n` calls that unbury are answered [`TierError::Unavailable`].
     pub fn fail_unbury(&self, n: u32) {
         self.state.lock().faults.failing_unburies = n;
+    }
+
+    /// Flushes are [`TierError::Fenced`] until the next swap, as if somebody had meddled with the rows of the lanes.
+    pub fn damage_lanes(&self) {
+        self.state.lock().faults.lanes = true;
     }
 
     pub fn cure(&self, key: &Key) {
@@ -267,6 +273,7 @@ impl State {
         if old.map(|old| old.token) != expected {
             return false;
         }
+        self.faults.lanes = false;
         let lsn = old.map_or(fence.lsn, |old| old.lsn.max(fence.lsn));
         self.fences.insert(fence.shard.clone(), Fence { lsn, ..fence.clone() });
         true
@@ -283,7 +290,7 @@ impl State {
         check_rows(effects.len())?;
         let is_unheeded = is_planted(Rule::R20Token) || (lane != Lane::FIRST && is_planted(Rule::R20Lanes));
         let fence = self.fences.get_mut(shard).filter(|fence| fence.token == token || is_unheeded);
-        let fence = fence.ok_or(TierError::Fenced)?;
+        let fence = fence.filter(|_| !self.faults.lanes).ok_or(TierError::Fenced)?;
         if let Some(effect) = effects.iter().find(|effect| self.faults.poison.contains(effect.key())) {
             return Err(TierError::Rejected(format!("a planted poison row: `{}`", effect.key())));
         }

@@ -212,6 +212,36 @@ async fn a_flush_that_was_waiting_while_the_fence_was_lost_and_claimed_again_is_
     rig.shutdown().await.unwrap();
 }
 
+/// R17, R20: nor is what the tier took under one claim reported under the next, in which the key may have a row again.
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_settles_a_dead_letter_while_the_fence_is_lost_and_claimed_again_is_not_confirmed() {
+    let mut setup = Setup::new(1);
+    let rig = setup.start().await;
+    let executor = setup.spawn();
+    rig.put_spilled("deleted", "old").await;
+    rig.tier.poison(key("deleted"));
+    rig.delete("deleted").await;
+    rig.until_stats("its deletion is buried", |stats| stats.dead_letters == 1).await;
+    rig.tier.cure(&key("deleted"));
+    rig.tier.fail_unbury(u32::MAX);
+    tokio::time::sleep(Duration::from_secs(125)).await; // it is tried again
+    assert_eq!(rig.tier.row(&key("deleted")), None);
+    let fence = executor.fences().await.unwrap().remove(0);
+    retire(&executor, fence, SlotSet::empty(), Epoch(2)).await;
+    rig.tier.plant(row("deleted", "new", (2, 1)));
+    setup.assignment.epoch = Epoch(3);
+    rig.assign(&setup.assignment).await;
+    rig.until_state("fenced", |state| matches!(state, MemberState::Refusing(_))).await;
+    rig.tier.fail_unbury(0);
+    setup.assignment.epoch = Epoch(4);
+    rig.assign(&setup.assignment).await;
+    rig.until_state("serving", |state| *state == MemberState::Serving).await;
+    rig.until_stats("the filter is complete", |stats| stats.filter_ready).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.get("deleted").await.as_deref(), Some("new"));
+    rig.shutdown().await.unwrap();
+}
+
 /// R7, R20: what a fenced shard still remembers is from before, whoever owned the slots since.
 #[tokio::test]
 async fn a_shard_that_gets_its_slots_back_after_it_was_fenced_forgets_what_it_had() {

@@ -363,6 +363,17 @@ async fn a_late_flush_under_a_raised_token_is_refused() {
     assert_eq!(rig.get("k").await, None);
 }
 
+/// R20: and it does not stay that way.
+#[tokio::test]
+async fn a_fence_whose_lanes_somebody_meddled_with_is_written_anew() {
+    let rig = Setup::new(1).start().await;
+    let before = rig.fences().await.unwrap()[0].token;
+    rig.tier.damage_lanes();
+    rig.put_spilled("k", "v").await;
+    assert_eq!(rig.fences().await.unwrap()[0].token, before.next());
+    rig.shutdown().await.unwrap();
+}
+
 /// R26: a token is raised when the row says so, whatever became of the answers.
 #[tokio::test]
 async fn a_raise_of_unknown_outcome_is_followed_up() {

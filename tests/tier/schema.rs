@@ -116,7 +116,7 @@ async fn the_view_shows_bytes_that_are_no_text_in_hexadecimal() {
 }
 
 #[tokio::test]
-async fn a_user_without_the_right_to_create_things_can_use_what_is_there() {
+async fn a_user_without_the_right_to_create_things_can_use_what_is_there_and_is_told_what_is_not() {
     let Some(database) = mysql() else { return };
     let place = Place::MySql(database);
     drop(place.prepared().await);
@@ -134,9 +134,13 @@ async fn a_user_without_the_right_to_create_things_can_use_what_is_there() {
     let tier = SharedTier::new(MySqlTier::new(options));
     let prepared = tier.prepare().await;
     let swapped = tier.swap_fence(None, &fence(1)).await;
+    alter(&place, &["DROP TABLE lanes"]).await;
+    let refused = tier.prepare().await;
     admin.execute(format!("DROP USER '{user}'@'%', '{user}'@'localhost'").as_str()).await.unwrap();
     assert!(prepared.is_ok(), "{prepared:?}");
     assert_eq!(swapped, Ok(true));
+    let reason = refused.unwrap_err().to_string();
+    assert!(reason.contains("CREATE") && reason.contains("lanes"), "{reason}");
 }
 
 #[tokio::test]

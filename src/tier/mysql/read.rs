@@ -89,11 +89,25 @@ async fn scan_page(
 
 pub(super) async fn fences(pool: &Pool<Server>) -> Result<Vec<Fence>, TierError> {
     let mut lease = pool.lease().await?;
-    let sql = "SELECT shard, token, incarnation, epoch, slots, \
-               GREATEST(lsn, COALESCE((SELECT MAX(lanes.lsn) FROM lanes WHERE lanes.shard = fences.shard), lsn)), clean, journal \
-               FROM fences ORDER BY shard";
+    // Plain columns: what a function of unsigned numbers is, servers differ in.
+    let sql = "SELECT fences.shard, fences.token, incarnation, epoch, slots, fences.lsn, clean, journal, lanes.lsn \
+               FROM fences LEFT JOIN lanes ON lanes.shard = fences.shard ORDER BY fences.shard";
     let rows = lease.connection.fetch(sql, Args::default()).await;
-    settle(lease, rows.and_then(|rows| rows.iter().map(fence).collect()))
+    settle(lease, rows.and_then(|rows| with_lanes(&rows)))
+}
+
+/// A row for each further lane, or one where there is none.
+fn with_lanes(rows: &[MySqlRow]) -> Result<Vec<Fence>, Failure> {
+    let mut fences: Vec<Fence> = Vec::new();
+    for row in rows {
+        let lane_lsn = Lsn(row.try_get::<Option<u64>, _>(8)?.unwrap_or_default());
+        let fence = fence(row)?;
+        match fences.last_mut().filter(|last| last.shard == fence.shard) {
+            Some(last) => last.lsn = last.lsn.max(lane_lsn),
+            None => fences.push(Fence { lsn: fence.lsn.max(lane_lsn), ..fence }),
+        }
+    }
+    Ok(fences)
 }
 
 pub(super) async fn buried(pool: &Pool<Server>, first: Slot, last: Slot) -> Result<Vec<DeadLetter>, TierError> {

@@ -16,9 +16,11 @@ const TRIES_MAX: u32 = 10;
 /// Below it not even a batch of keys fits.
 const PACKET_BYTES_MIN: usize = 2 * 1024 * 1024;
 
-const TABLES: [&str; 5] = [
+const TABLES: [(&str, &str); 5] = [
     // The key's layout is argued in docs/adr/0001-key-layout.md. R21: keys are bytes.
-    "CREATE TABLE IF NOT EXISTS records (
+    (
+        "records",
+        "CREATE TABLE IF NOT EXISTS records (
        kv_key VARBINARY(1024) NOT NULL,
        kv_value LONGBLOB NOT NULL,
        epoch BIGINT UNSIGNED NOT NULL,
@@ -28,7 +30,10 @@ const TABLES: [&str; 5] = [
        PRIMARY KEY (kv_key),
        KEY by_slot (slot, kv_key, expires_at)
      ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4",
-    "CREATE TABLE IF NOT EXISTS fences (
+    ),
+    (
+        "fences",
+        "CREATE TABLE IF NOT EXISTS fences (
        shard VARBINARY(260) NOT NULL,
        token BIGINT UNSIGNED NOT NULL,
        flushes BIGINT UNSIGNED NOT NULL,
@@ -40,7 +45,10 @@ const TABLES: [&str; 5] = [
        journal BIGINT UNSIGNED NOT NULL DEFAULT 0,
        PRIMARY KEY (shard)
      ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4",
-    "CREATE TABLE IF NOT EXISTS lanes (
+    ),
+    (
+        "lanes",
+        "CREATE TABLE IF NOT EXISTS lanes (
        shard VARBINARY(260) NOT NULL,
        lane TINYINT UNSIGNED NOT NULL COMMENT 'from 1: the row in fences is lane 0',
        token BIGINT UNSIGNED NOT NULL,
@@ -48,7 +56,10 @@ const TABLES: [&str; 5] = [
        lsn BIGINT UNSIGNED NOT NULL,
        PRIMARY KEY (shard, lane)
      ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4",
-    "CREATE TABLE IF NOT EXISTS dead_letters (
+    ),
+    (
+        "dead_letters",
+        "CREATE TABLE IF NOT EXISTS dead_letters (
        kv_key VARBINARY(1024) NOT NULL,
        shard VARBINARY(260) NOT NULL,
        slot SMALLINT UNSIGNED NOT NULL,
@@ -62,15 +73,20 @@ const TABLES: [&str; 5] = [
        PRIMARY KEY (kv_key),
        KEY by_slot (slot)
      ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4",
-    "CREATE TABLE IF NOT EXISTS overspill (
+    ),
+    (
+        "overspill",
+        "CREATE TABLE IF NOT EXISTS overspill (
        id TINYINT UNSIGNED NOT NULL,
        schema_version INT UNSIGNED NOT NULL,
        tier_id BIGINT UNSIGNED NOT NULL,
        PRIMARY KEY (id)
      ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4",
+    ),
 ];
 
 /// Bytes that are no text are shown in hexadecimal: servers differ in what converting them gives (`?`, or NULL).
+const VIEW_NAME: &str = "records_text";
 const VIEW: &str = "CREATE OR REPLACE SQL SECURITY INVOKER VIEW records_text AS SELECT
     CASE WHEN CAST(CONVERT(kv_key USING utf8mb4) AS BINARY) = kv_key THEN CONVERT(kv_key USING utf8mb4)
          ELSE CONCAT('0x', HEX(kv_key)) END AS kv_key,
@@ -110,12 +126,13 @@ async fn create_database_if_missing(server: &Server) -> Result<(), TierError> {
 
 async fn create_and_check(session: &mut Session) -> Result<Prepared, Failure> {
     let warnings = check_settings(session).await?;
-    // Everything there: then the right to create things is not needed.
-    let missing = tables_missing(session).await?;
-    if missing {
-        for table in TABLES {
-            session.execute(table).await?;
-        }
+    // Only what is missing: for the rest the right to create things is not needed.
+    let there = tables(session).await?;
+    let is_missing = |name: &str| !there.iter().any(|table| table == name);
+    for (_, create) in TABLES.into_iter().filter(|(name, _)| is_missing(name)) {
+        session.execute(create).await?;
+    }
+    if is_missing(VIEW_NAME) {
         create_view(session).await?;
     }
     let (version, id) = schema_row(session).await?;
@@ -142,12 +159,11 @@ async fn upgrade_to_2(session: &mut Session) -> Result<(), Failure> {
     }
 }
 
-async fn tables_missing(session: &mut Session) -> Result<bool, Failure> {
-    let sql = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() \
-               AND table_name IN ('records', 'fences', 'lanes', 'dead_letters', 'overspill', 'records_text')";
+/// The names of the tables and views that are there.
+async fn tables(session: &mut Session) -> Result<Vec<String>, Failure> {
+    let sql = "SELECT CAST(table_name AS BINARY) FROM information_schema.tables WHERE table_schema = DATABASE()";
     let rows = session.fetch(sql, Args::default()).await?;
-    let there: i64 = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
-    Ok(there != TABLES.len() as i64 + 1)
+    rows.iter().map(|row| Ok(String::from_utf8_lossy(row.try_get(0)?).into_owned())).collect()
 }
 
 /// The view is for people; a server that has no views, or does not let us, still serves.
