@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,7 @@ use crate::rpc::Role;
 use crate::rpc::answers::{Budget, Held, Share, UnderWay};
 use crate::service::{Batch, Error, Replies, Service};
 use crate::slots::Slot;
+use crate::task::go_last;
 
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,11 +143,16 @@ struct Connection<S, M, IO> {
 impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
         let mut room = READ_BYTES_MIN;
+        let is_alone = Handle::current().metrics().num_workers() == 1; // else another thread would be woken to help
         let mut stopped = pin!(shutdown.cancelled()); // one for all turns: each registers with a token that all share
         loop {
             let parsed = self.take_requests().await;
             self.ask_pending().await?;
             parsed?;
+            if is_alone && !self.output.is_empty() {
+                // First the requests of all others: a client of many connections is woken once for their answers (ADR 14).
+                go_last().await;
+            }
             self.write().await?;
             if self.session.is_over || shutdown.is_cancelled() {
                 return Ok(());
