@@ -48,6 +48,12 @@ struct State {
     losses: u64,
 }
 
+impl State {
+    fn held(&self) -> Result<(ShardName, FenceToken), Fenced> {
+        self.fence.as_ref().map(|fence| (fence.shard.clone(), fence.token)).ok_or(Fenced)
+    }
+}
+
 /// From one loss of the fence to the next. What was evicted under one must not be flushed under another: meanwhile somebody else may
 /// have written, or deleted, the same keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +61,7 @@ pub(super) struct Claim(u64);
 
 impl FenceKeeper {
     pub fn current(&self) -> Result<(ShardName, FenceToken), Fenced> {
-        let state = self.state.lock();
-        state.fence.as_ref().map(|fence| (fence.shard.clone(), fence.token)).ok_or(Fenced)
+        self.state.lock().held()
     }
 
     /// Under which claim it is held now.
@@ -68,8 +73,7 @@ impl FenceKeeper {
     /// As [`FenceKeeper::current`], unless the fence was lost since.
     pub fn under(&self, claim: Claim) -> Result<(ShardName, FenceToken), Fenced> {
         let state = self.state.lock();
-        let fence = state.fence.as_ref().filter(|_| Claim(state.losses) == claim);
-        fence.map(|fence| (fence.shard.clone(), fence.token)).ok_or(Fenced)
+        if Claim(state.losses) == claim { state.held() } else { Err(Fenced) }
     }
 
     pub fn row(&self) -> Option<Fence> {
@@ -132,7 +136,10 @@ impl FenceKeeper {
             next.token = seen.next();
             match tier.swap_fence(Some(seen), &next).await {
                 Ok(true) => {
-                    warn!(token = next.token.0, "the outcome of a flush is unknown: the fence token was raised");
+                    warn!(
+                        token = next.token.0,
+                        "the fence token was raised: what was sent under the one before can't be committed any more"
+                    );
                     self.renew(seen, next);
                     return Ok(());
                 }

@@ -161,12 +161,13 @@ impl Spiller<'_> {
 
     async fn spill_all(&self) -> Result<(), GaveUp> {
         while let Some(Batch { effects, claim }) = self.take().await? {
-            if let Err(error) = self.core.log.harden().await {
-                warn!(%error, "nothing is spilled any more");
-                self.core.store.unflushed(&effects);
-                return Err(GaveUp::Stopped);
-            }
-            let flushed = self.flush(&effects, claim).await;
+            let flushed = match self.core.log.harden().await {
+                Ok(()) => self.flush(&effects, claim).await,
+                Err(error) => {
+                    warn!(%error, "nothing is spilled any more");
+                    Err(GaveUp::Stopped)
+                }
+            };
             // Else they are forgotten, or will be, and the same keys may be in a flush of the next claim.
             if flushed.is_err() && self.fence.under(claim).is_ok() {
                 self.core.store.unflushed(&effects);

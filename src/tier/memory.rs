@@ -101,7 +101,7 @@ struct Faults {
     poison: HashSet<Key>,
     failing_buries: u32,
     failing_unburies: u32,
-    lanes: bool,
+    damaged_lanes: bool,
 }
 
 impl Default for MemoryTier {
@@ -159,7 +159,7 @@ impl MemoryTier {
 
     /// Flushes are [`TierError::Fenced`] until the next swap, as if somebody had meddled with the rows of the lanes.
     pub fn damage_lanes(&self) {
-        self.state.lock().faults.lanes = true;
+        self.state.lock().faults.damaged_lanes = true;
     }
 
     pub fn cure(&self, key: &Key) {
@@ -273,7 +273,7 @@ impl State {
         if old.map(|old| old.token) != expected {
             return false;
         }
-        self.faults.lanes = false;
+        self.faults.damaged_lanes = false;
         let lsn = old.map_or(fence.lsn, |old| old.lsn.max(fence.lsn));
         self.fences.insert(fence.shard.clone(), Fence { lsn, ..fence.clone() });
         true
@@ -290,7 +290,7 @@ impl State {
         check_rows(effects.len())?;
         let is_unheeded = is_planted(Rule::R20Token) || (lane != Lane::FIRST && is_planted(Rule::R20Lanes));
         let fence = self.fences.get_mut(shard).filter(|fence| fence.token == token || is_unheeded);
-        let fence = fence.filter(|_| !self.faults.lanes).ok_or(TierError::Fenced)?;
+        let fence = fence.filter(|_| !self.faults.damaged_lanes).ok_or(TierError::Fenced)?;
         if let Some(effect) = effects.iter().find(|effect| self.faults.poison.contains(effect.key())) {
             return Err(TierError::Rejected(format!("a planted poison row: `{}`", effect.key())));
         }

@@ -1,7 +1,8 @@
 //! The persistent store behind the shards: what a shard may ask of it, and nothing of how a shard decides.
 //!
 //! A tier holds `records` (one row a key), `fences` (one row a shard, and where it pays one more for each further lane) and
-//! `dead_letters` (rows that the server would not take). Every implementation behaves alike; `tests/tier.rs` drives random interleavings through all of them.
+//! `dead_letters` (rows that the server would not take). Every implementation behaves alike; `tests/tier.rs` drives random
+//! interleavings through all of them.
 //!
 //! A future of a tier is never dropped half way by its caller: a dropped query can corrupt a pooled connection (R5).
 //! Implementations bound every statement in time themselves and close a connection that ran out of it.
@@ -31,7 +32,7 @@ pub const ROWS_MAX: usize = 1000;
 const SCHEMA_VERSION: u32 = 3;
 
 /// A part of a shard's fence: flushes in different lanes do not wait for each other, and all end with the token (R20).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lane(pub u8);
 
 impl Lane {
@@ -86,8 +87,8 @@ pub trait Tier: Send + Sync + 'static {
     fn fences(&self) -> TierFuture<'_, Vec<Fence>>;
 
     /// Replaces a shard's fence row if its token is still `expected` (`None`: if there is no row), in a transaction of its
-    /// own. Waits for the flushes under the old token in all lanes, or outdates them. `fence.lsn` never lowers the row's. Returns whether it
-    /// did. (R20, R22)
+    /// own. Waits for the flushes under the old token in all lanes, or outdates them. `fence.lsn` never lowers the row's.
+    /// Returns whether it did. (R20, R22)
     fn swap_fence<'a>(&'a self, expected: Option<FenceToken>, fence: &'a Fence) -> TierFuture<'a, bool>;
 
     /// How many lanes a shard's fence has, at least 1.

@@ -143,13 +143,13 @@ struct Connection<S, M, IO> {
 impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
         let mut room = READ_BYTES_MIN;
-        let is_alone = Handle::current().metrics().num_workers() == 1; // else another thread would be woken to help
+        let has_one_worker = Handle::current().metrics().num_workers() == 1; // else another thread would be woken to help
         let mut stopped = pin!(shutdown.cancelled()); // one for all turns: each registers with a token that all share
         loop {
             let parsed = self.take_requests().await;
             self.ask_pending().await?;
             parsed?;
-            if is_alone && !self.output.is_empty() {
+            if has_one_worker && !self.output.is_empty() {
                 // First the requests of all others: a client of many connections is woken once for their answers (ADR 14).
                 go_last().await;
             }
