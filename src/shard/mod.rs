@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | steward | carries out assignments | on stop |
 //! | applier | applies what the log has committed | on stop, when nothing is left |
-//! | spiller | one for each lane of the fence: writes what leaves memory into the tier, where the tier is at home | on stop, after draining |
+//! | spiller | takes up what leaves memory, where the tier is at home | on stop, after draining |
+//! | flush | one for each batch: brings it into the tier | when done, or on stop |
 //! | loader ×3 | reads records back | on stop |
 //! | expirer | deletes what has expired | on stop |
 //! | filter | reads the keys that have rows, once an assignment | when done |
@@ -62,7 +63,7 @@ use self::claim::LSN_GAP;
 use self::core::Core;
 use self::fence::FenceKeeper;
 use self::ledger::Ledger;
-use self::spiller::{SetAside, SpillTurn, Spiller};
+use self::spiller::{SetAside, Spiller};
 use self::steward::Steward;
 pub use self::tenure::Tenure;
 use self::tenure::TenureKeeper;
@@ -76,7 +77,7 @@ use crate::slots::Slot;
 use crate::store::{Spill, Store, StoreOptions};
 use crate::sync::Mutex;
 use crate::task::Blocking;
-use crate::tier::{Lane, SharedTier};
+use crate::tier::SharedTier;
 
 /// How long the tasks may take to end once nothing is left to do; a statement under way has its own time-out.
 const TASKS_END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -245,15 +246,10 @@ impl Shard {
             tasks.spawn("loader", async move { core.loader.run(&core, &tier, &stop).await });
         }
         let home = tier.home().cloned().unwrap_or_else(Handle::current);
-        let turn = Arc::new(SpillTurn::default());
-        for lane in (0..tier.lanes()).map(Lane) {
-            let (steward, turn) = (Arc::clone(&self.steward), Arc::clone(&turn));
-            let (tier, stop) = (tier.clone(), self.stop.clone());
-            tasks.spawn_on(&home, "spiller", async move {
-                let (core, fence, set_aside) = (&steward.core, &steward.fence, &steward.set_aside);
-                Spiller { core, tier: &tier, fence, set_aside, turn: &turn, lane, stop: &stop }.run().await;
-            });
-        }
+        let Steward { core, fence, set_aside, .. } = &*self.steward;
+        let (core, fence, set_aside) = (Arc::clone(core), Arc::clone(fence), Arc::clone(set_aside));
+        let spiller = Arc::new(Spiller { core, tier: tier.clone(), fence, set_aside, stop: self.stop.clone() });
+        tasks.spawn_on(&home, "spiller", spiller.run());
     }
 
     fn spawn_journal_tasks(&self, journal: &Journal, blocking: &Arc<dyn Blocking>) {

@@ -47,6 +47,15 @@ async fn one_row_that_the_tier_rejects_does_not_hold_up_the_others() {
     assert_eq!(rig.get("k42").await.as_deref(), Some("42"));
 }
 
+/// Its age would say that the tier is slow.
+#[tokio::test(start_paused = true)]
+async fn what_the_tier_rejects_does_not_wait_for_it() {
+    let rig = start_with_poison(&Setup::new(1)).await;
+    rig.until_stats("nothing waits", |stats| stats.spill_queue_age_ms == 0).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.stats().await.spill_queue_age_ms, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_survives_a_clean_restart() {
     let setup = Setup::new(1);

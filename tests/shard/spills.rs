@@ -76,6 +76,26 @@ async fn what_is_left_of_a_full_flush_goes_at_once() {
     assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
 }
 
+/// What does not fill a transaction may grow until there is a lane for it.
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_all_lanes_are_busy_is_flushed_together() {
+    let rig = Setup::new(1).start().await;
+    rig.tier.hold_flushes();
+    for held in 1..=2 {
+        for i in 0..300 {
+            rig.put(&format!("k{held}.{i}"), "v").await;
+        }
+        until("a lane is busy", async || rig.tier.held_flushes() == held).await;
+    }
+    for i in 0..10 {
+        rig.put(&format!("late{i}"), "v").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    rig.tier.release_flushes();
+    rig.until_spilled().await;
+    assert_eq!(rig.tier.calls().flushes, 3);
+}
+
 /// Two transactions keep the tier busier than one, if there is enough for both.
 #[tokio::test]
 async fn what_is_more_than_a_flush_takes_goes_in_two_lanes_at_once() {

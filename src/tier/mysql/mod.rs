@@ -25,11 +25,8 @@ use crate::record::{Key, Lsn, Record, Version};
 use crate::slots::Slot;
 use session::Server;
 
-/// One core of the server is busy with the rows of one transaction, and flushes have no use for more than two: the others are for
-/// loads.
-const LANES: u8 = 2;
-/// With fewer connections than this, flushes share a lane.
-const CONNECTIONS_FOR_LANES: u32 = 4;
+/// One core of the server is busy with the rows of one transaction; beyond three, they are in each other's way.
+const LANES: u8 = 3;
 
 /// A database on a MySQL server.
 pub struct MySqlTier {
@@ -66,7 +63,8 @@ impl Tier for MySqlTier {
     }
 
     fn lanes(&self) -> u8 {
-        if self.pool.connections().max < CONNECTIONS_FOR_LANES { 1 } else { LANES }
+        // The other half of the connections is for loads.
+        u8::try_from(self.pool.connections().max / 2).unwrap_or(LANES).clamp(1, LANES)
     }
 
     fn flush<'a>(
@@ -108,5 +106,18 @@ impl Tier for MySqlTier {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.pool.close())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_connections_are_for_loads() {
+        for (connections_max, lanes) in [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (8, 3), (1000, 3)] {
+            let options = MySqlOptions { connections_max, ..MySqlOptions::new("127.0.0.1", 3306) };
+            assert_eq!(MySqlTier::new(options).lanes(), lanes, "{connections_max}");
+        }
     }
 }

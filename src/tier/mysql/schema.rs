@@ -121,7 +121,7 @@ async fn create_database_if_missing(server: &Server) -> Result<(), TierError> {
     let mut session = server.establish(None).await.map_err(Failure::at_connect)?;
     let name = database.replace('`', "``");
     let create = format!("CREATE DATABASE IF NOT EXISTS `{name}` DEFAULT CHARACTER SET utf8mb4");
-    session.execute(&create).await.map_err(Failure::before_commit)
+    session.execute(&create).await.map(|_| ()).map_err(Failure::before_commit)
 }
 
 async fn create_and_check(session: &mut Session) -> Result<Prepared, Failure> {
@@ -155,7 +155,7 @@ async fn upgrade_to_2(session: &mut Session) -> Result<(), Failure> {
     let add = "ALTER TABLE fences ADD COLUMN journal BIGINT UNSIGNED NOT NULL DEFAULT 0";
     match session.execute(add).await {
         Err(failure) if failure.code() != Some(DUPLICATE_COLUMN) => Err(failure),
-        Ok(()) | Err(_) => Ok(()),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -173,7 +173,7 @@ async fn create_view(session: &mut Session) -> Result<(), Failure> {
             tracing::warn!(%failure, "the view `records_text` could not be created");
             Ok(())
         }
-        outcome => outcome,
+        outcome => outcome.map(|_| ()),
     }
 }
 

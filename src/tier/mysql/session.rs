@@ -49,9 +49,10 @@ impl Args {
 }
 
 impl Session {
-    /// A statement without parameters that returns no rows, in the text protocol.
-    pub(super) async fn execute(&mut self, sql: &str) -> Result<(), Failure> {
-        bounded(self.limit, self.connection.execute(sql)).await.map(|_| ())
+    /// Statements without parameters that return no rows, in the text protocol and in one round trip; returns how many rows their
+    /// conditions matched. Behind one that fails, none is executed.
+    pub(super) async fn execute(&mut self, sql: &str) -> Result<u64, Failure> {
+        bounded(self.limit, self.connection.execute(sql)).await.map(|done| done.rows_affected())
     }
 
     /// A statement without parameters, in the text protocol: its columns are text, whatever type they claim.
@@ -79,15 +80,16 @@ impl Session {
     }
 
     /// READ COMMITTED: a flush writes single rows by their keys and needs no gap locks, which would only deadlock. Strict, so that
-    /// nothing is cut to fit. On Galera a load waits for what other nodes have committed (R16).
+    /// nothing is cut to fit. On Galera a load waits for what other nodes have committed (R16). Whoever will not take several
+    /// statements at once is found out here, and not in a flush.
     async fn set_up(&mut self) -> Result<(), Failure> {
         let lock_wait_s = (self.limit.as_secs() / 2).max(1);
         let set = format!(
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', autocommit = 1, \
-             innodb_lock_wait_timeout = {lock_wait_s}"
+             innodb_lock_wait_timeout = {lock_wait_s}; \
+             SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
         );
         self.execute(&set).await?;
-        self.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
         for (name, value) in self.variables(false, &["version", "max_allowed_packet", "wsrep_on"]).await? {
             match name.as_str() {
                 "version" => self.dialect = Dialect::of_version(&value),

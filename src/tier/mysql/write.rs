@@ -49,21 +49,7 @@ async fn write_effects(
     effects: &[Effect],
     lsn: Lsn,
 ) -> Result<(), Abort> {
-    begin(session).await?;
-    // R20: the fence row is written, not read. A new owner's swap waits for us here or has outdated our token; and where
-    // several nodes write, two transactions that wrote one row can't both be certified.
-    let (first, other) = (
-        "UPDATE fences SET flushes = flushes + 1, lsn = GREATEST(lsn, ?) WHERE shard = ? AND token = ?",
-        "UPDATE lanes SET flushes = flushes + 1, lsn = GREATEST(lsn, ?) WHERE shard = ? AND token = ? AND lane = ?",
-    );
-    let args = Args::default().with(lsn.0)?.with(shard.as_str().as_bytes())?.with(token.0)?;
-    let written = match lane {
-        Lane::FIRST => session.run(first, args).await?,
-        Lane(lane) => session.run(other, args.with(lane)?).await?,
-    };
-    if written != 1 {
-        return Err(Abort::Fenced);
-    }
+    begin_fenced(session, shard, lane, token, lsn).await?;
     let (sets, deletes) = in_key_order(effects);
     let bytes_max = session.packet_bytes_max.saturating_sub(OVERHEAD_BYTES);
     if let Some(record) = sets.iter().find(|record| record_bytes(record) > bytes_max) {
@@ -78,6 +64,29 @@ async fn write_effects(
         delete(session, run, size).await?;
     }
     Ok(())
+}
+
+/// R20: the fence row is written, not read. A new owner's swap waits for us here or has outdated our token; and where several nodes
+/// write, two transactions that wrote one row can't both be certified. Goes with the begin, to save the lane a round trip.
+async fn begin_fenced(
+    session: &mut Session,
+    shard: &ShardName,
+    lane: Lane,
+    token: FenceToken,
+    lsn: Lsn,
+) -> Result<(), Abort> {
+    let (table, and_lane) = match lane {
+        Lane::FIRST => ("fences", String::new()),
+        Lane(lane) => ("lanes", format!(" AND lane = {lane}")),
+    };
+    let (shard, lsn, token) = (sql::literal(shard.as_str().as_bytes()), lsn.0, token.0);
+    let written = session
+        .execute(&format!(
+            "START TRANSACTION; UPDATE {table} SET flushes = flushes + 1, lsn = GREATEST(lsn, {lsn}) \
+             WHERE shard = {shard} AND token = {token}{and_lane}"
+        ))
+        .await?;
+    if written == 1 { Ok(()) } else { Err(Abort::Fenced) }
 }
 
 async fn upsert(session: &mut Session, records: &[&Record]) -> Result<(), Failure> {
@@ -215,7 +224,7 @@ async fn delete_letter(session: &mut Session, key: &Key, version: Version) -> Re
 }
 
 async fn begin(session: &mut Session) -> Result<(), Failure> {
-    session.execute("START TRANSACTION").await
+    session.execute("START TRANSACTION").await.map(|_| ())
 }
 
 /// Ends a transaction: commits it, or rolls it back if it is to be aborted. A connection goes back only if the server has
@@ -223,7 +232,7 @@ async fn begin(session: &mut Session) -> Result<(), Failure> {
 async fn commit<T>(mut lease: Lease<'_, Server>, written: Result<T, Abort>) -> Result<T, TierError> {
     let error = match written {
         Ok(value) => match lease.connection.execute("COMMIT").await {
-            Ok(()) => {
+            Ok(_) => {
                 lease.give_back();
                 return Ok(value);
             }
@@ -241,7 +250,7 @@ async fn commit<T>(mut lease: Lease<'_, Server>, written: Result<T, Abort>) -> R
         Err(Abort::Fenced) => TierError::Fenced,
     };
     match lease.connection.execute("ROLLBACK").await {
-        Ok(()) => lease.give_back(),
+        Ok(_) => lease.give_back(),
         Err(_) => lease.discard(),
     }
     Err(error)
