@@ -9,7 +9,7 @@ use overspill::record::Epoch;
 use overspill::slots::{Slot, SlotSet};
 use overspill::tier::{DeadLetter, Tier};
 
-use crate::rig::{Rig, Setup, key};
+use crate::rig::{Rig, Setup, key, until};
 
 async fn letters(rig: &Rig) -> Vec<DeadLetter> {
     rig.tier.buried(Slot::FIRST, Slot::LAST).await.unwrap()
@@ -54,6 +54,27 @@ async fn what_the_tier_rejects_does_not_wait_for_it() {
     rig.until_stats("nothing waits", |stats| stats.spill_queue_age_ms == 0).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(rig.stats().await.spill_queue_age_ms, 0);
+}
+
+/// Who waits for a lane does not keep it from being tried again.
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_queued_again_while_all_lanes_are_busy() {
+    let rig = start_with_poison(&Setup::new(1)).await;
+    rig.tier.cure(&key("k42"));
+    rig.tier.hold_flushes();
+    for held in 1..=2 {
+        for i in 0..300 {
+            rig.put(&format!("busy{held}.{i}"), "x").await;
+        }
+        until("a lane is busy", async || rig.tier.held_flushes() == held).await;
+    }
+    rig.put("waits", "x").await;
+    let queued = rig.stats().await.spill_queue;
+    tokio::time::sleep(Duration::from_secs(125)).await; // the clock is paused: two retries
+    assert_eq!(rig.stats().await.spill_queue, queued + 1);
+    rig.tier.release_flushes();
+    rig.until_spilled().await;
+    assert!(letters(&rig).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
