@@ -62,6 +62,11 @@ pub enum Condition {
 }
 
 impl Command {
+    /// Takes it away. What is left in its place is not to be done.
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Count)
+    }
+
     /// The key that decides which shard the command goes to; `None` for those that go to all.
     pub fn key(&self) -> Option<&Key> {
         match self {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crc::{CRC_16_XMODEM, Crc, Table};
+use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
 use crate::record::Key;
@@ -71,9 +72,9 @@ impl fmt::Display for Slot {
 }
 
 fn hash_tag(key: &[u8]) -> &[u8] {
-    let tag = key.iter().position(|&b| b == b'{').and_then(|open| {
+    let tag = memchr(b'{', key).and_then(|open| {
         let rest = key.get(open + 1..)?;
-        let close = rest.iter().position(|&b| b == b'}')?;
+        let close = memchr(b'}', rest)?;
         rest.get(..close)
     });
     tag.filter(|tag| !tag.is_empty()).unwrap_or(key)

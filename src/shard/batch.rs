@@ -100,9 +100,6 @@ fn alone_in_crowd(core: &Core, commands: usize, mut waiting: Vec<Waiting>) -> Re
     key.zip(alone.map(|(_, command)| command)).ok_or(waiting)
 }
 
-/// For fewer commands than this it does not pay to look ahead.
-const PREFETCHED_MIN: usize = 4;
-
 /// A command that has to wait, with its place in the batch.
 pub(super) type Waiting = (usize, Command);
 
@@ -145,33 +142,36 @@ impl Shard {
     /// Tries all commands. One goes to those that wait if an earlier one on its key did: commands on one key keep their order, as
     /// those on several keys do, which always wait. Behind a write that finds no room all writes are held back, and what is about
     /// their keys. `bytes`: of the batch's replies before.
-    fn sort_out(&self, serving: &Serving, commands: Vec<Command>, mut bytes: usize) -> Sorted {
+    fn sort_out(&self, serving: &Serving, mut commands: Vec<Command>, mut bytes: usize) -> Sorted {
         let mut replies = Vec::with_capacity(commands.len());
         let (mut group, mut waiting, mut held) = (Group::default(), Vec::new(), Vec::new());
         let mut waiting_keys: HashSet<Key, RandomState> = HashSet::default();
         let mut held_keys: HashSet<Key, RandomState> = HashSet::default();
         let mut is_too_much = bytes > REPLIES_BYTES_MAX;
         let now = self.core.clock.now(); // these reads are of one moment
-        let mut commands = commands.into_iter();
-        for i in 0.. {
-            if i % PREFETCHED == 0 && commands.len() >= PREFETCHED_MIN {
-                self.core.store.prefetch(commands.as_slice().iter().filter_map(Command::key));
+        let mut hints = [None; PREFETCHED];
+        for i in 0..commands.len() {
+            if i % PREFETCHED == 0 {
+                hints = self.core.store.hints(commands.get(i..).unwrap_or_default().iter().map(Command::key));
             }
-            let Some(command) = commands.next() else { break };
-            if !held.is_empty() && is_held_back(&command, &held_keys) {
-                held_keys.extend(keys_of(&command));
-                held.push((i, command));
+            let Some(command) = commands.get_mut(i) else { break };
+            if !held.is_empty() && is_held_back(command, &held_keys) {
+                held_keys.extend(keys_of(command));
+                held.push((i, command.take()));
                 replies.push(Err(TO_COME));
                 continue;
             }
             let must_wait = !waiting_keys.is_empty() && command.key().is_some_and(|key| waiting_keys.contains(key));
-            let is_refusable = is_refusable(&command);
+            let is_refusable = is_refusable(command);
             let tried = match must_wait {
-                _ if is_too_much && (is_refusable || answers_a_value(&command)) => {
+                _ if is_too_much && (is_refusable || answers_a_value(command)) => {
                     Tried::Answered(Err(Error::ReplyTooLarge))
                 }
-                true => Tried::MustWait(command),
-                false => self.core.try_execute(serving, &mut group, i, command, now),
+                true => Tried::MustWait,
+                false => {
+                    let hint = hints.get(i % PREFETCHED).copied().flatten();
+                    self.core.try_execute(serving, &mut group, i, command, hint, now)
+                }
             };
             match tried {
                 Tried::Answered(reply) => {
@@ -186,18 +186,19 @@ impl Shard {
                     is_too_much |= bytes > REPLIES_BYTES_MAX;
                     replies.push(Err(TO_COME));
                 }
-                Tried::MustWait(command) => {
-                    waiting_keys.extend(keys_of(&command));
-                    waiting.push((i, command));
+                Tried::MustWait => {
+                    waiting_keys.extend(keys_of(command));
+                    waiting.push((i, command.take()));
                     replies.push(Err(TO_COME));
                 }
-                Tried::NoRoom(command) => {
-                    held_keys.extend(keys_of(&command));
-                    held.push((i, command));
+                Tried::NoRoom => {
+                    held_keys.extend(keys_of(command));
+                    held.push((i, command.take()));
                     replies.push(Err(TO_COME));
                 }
             }
         }
+        group.reads.count(&self.core.counters);
         Sorted { replies, group, waiting, held, bytes }
     }
 

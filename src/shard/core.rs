@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::backlog::Backlog;
 use super::counters::Counters;
 use super::crowds::Crowds;
-use super::evaluate::{Answer, Outcome, answers_a_value, evaluate, is_blind, value_bytes};
+use super::evaluate::{Answer, Outcome, answers_a_value, evaluate, is_blind, read, value_bytes};
 use super::latches::Latches;
 use super::loader::Loader;
 use super::replies::ReplyRoom;
@@ -211,7 +211,7 @@ impl Core {
             known = self.know(key, now, deadline).await?;
         }
         self.wait_visible(key, known.unspilled, deadline).await?;
-        Self::reply_read(command, known.found, now)
+        Self::reply_read(&command, known.found, now)
     }
 
     /// Waits until what memory knows of a key may be told: in write-through, once it is in the tier.
@@ -224,11 +224,8 @@ impl Core {
         })
     }
 
-    pub fn reply_read(command: Command, found: Option<Found>, now: Timestamp) -> Result<Reply, Error> {
-        match evaluate(command, found, now) {
-            Some(Outcome { reply: Answer::Reply(reply), mutation: None }) => Ok(reply),
-            Some(_) | None => Err(Error::Invalid("this command is not a read of a key".to_owned())),
-        }
+    pub fn reply_read(command: &Command, found: Option<Found>, now: Timestamp) -> Result<Reply, Error> {
+        read(command, found, now).ok_or_else(|| Error::Invalid("this command is not a read of a key".to_owned()))
     }
 
     async fn write(self: &Arc<Self>, command: Command, replies: &ReplyRoom, deadline: Instant) -> Result<Reply, Error> {
@@ -382,7 +379,7 @@ impl Core {
     /// # Errors
     /// [`Error::Unavailable`] if only the tier could tell and it did not answer (R15).
     pub async fn know(&self, key: &Key, now: Timestamp, deadline: Instant) -> Result<Known, Error> {
-        match self.store.get(key, now) {
+        match self.store.get(key, self.store.hint(key), now) {
             Lookup::Known(known) => Ok(known),
             Lookup::Unknown => {
                 self.check_rows()?;

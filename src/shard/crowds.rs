@@ -181,19 +181,19 @@ impl Core {
             let mut grouped = Vec::new();
             let mut deadline = Instant::now();
             let mut alone = None;
-            while let Some(Waiting { id, command, caller }) = turn.pop_front() {
+            while let Some(Waiting { id, mut command, caller }) = turn.pop_front() {
                 let pending = group.find(key);
-                match self.try_latched(&mut group, grouped.len(), command, pending, None) {
+                match self.try_latched(&mut group, grouped.len(), &mut command, pending, None) {
                     Tried::Answered(outcome) => drop(caller.answer.send(outcome)), // or nobody waits any more
                     Tried::Grouped { .. } => {
                         deadline = deadline.max(caller.deadline);
                         grouped.push(caller);
                     }
-                    Tried::MustWait(command) | Tried::NoRoom(command) if group.is_empty() => {
+                    Tried::MustWait | Tried::NoRoom if group.is_empty() => {
                         alone = Some((command, caller));
                         break;
                     }
-                    Tried::MustWait(command) | Tried::NoRoom(command) => {
+                    Tried::MustWait | Tried::NoRoom => {
                         turn.push_front(Waiting { id, command, caller });
                         break;
                     }

@@ -96,15 +96,38 @@ pub(super) fn is_blind(command: &Command) -> bool {
     }
 }
 
+/// What a read of one key answers if that is `current`. `None` for any other command.
+pub(super) fn read(command: &Command, current: Option<Found>, now: Timestamp) -> Option<Reply> {
+    let current = alive(current, now);
+    match command {
+        Command::Get { .. } => Some(Reply::Found(current)),
+        Command::Exists { .. } => Some(Reply::Done(current.is_some())),
+        Command::Ttl { .. } => Some(Reply::Expiry(expiry(current.as_ref(), now))),
+        Command::Put { .. }
+        | Command::Delete { .. }
+        | Command::Expire { .. }
+        | Command::Persist { .. }
+        | Command::Update { .. }
+        | Command::Scan { .. }
+        | Command::Count
+        | Command::Stats
+        | Command::Explain { .. }
+        | Command::Move { .. }
+        | Command::PutAllAbsent { .. } => None,
+    }
+}
+
+/// It may have died since it was looked up, while the command waited for room.
+fn alive(current: Option<Found>, now: Timestamp) -> Option<Found> {
+    current.filter(|found| !is_expired(found.expires_at, now))
+}
+
 /// Evaluates a command with one key against what that is `now`. `None` for commands that have none or several, or are not
 /// about a record.
 pub(super) fn evaluate(command: Command, current: Option<Found>, now: Timestamp) -> Option<Outcome> {
-    // It may have died since it was looked up, while the command waited for room.
-    let current = current.filter(|found| !is_expired(found.expires_at, now));
+    let current = alive(current, now);
     let outcome = match command {
-        Command::Get { .. } => unchanged(Reply::Found(current)),
-        Command::Exists { .. } => unchanged(Reply::Done(current.is_some())),
-        Command::Ttl { .. } => unchanged(Reply::Expiry(expiry(current.as_ref(), now))),
+        Command::Get { .. } | Command::Exists { .. } | Command::Ttl { .. } => unchanged(read(&command, current, now)?),
         Command::Put { key, value, ttl, condition } => {
             let holds = match condition {
                 Condition::Always => true,

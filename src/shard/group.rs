@@ -8,6 +8,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::core::{Core, Serving, payload_bytes};
+use super::counters::Counters;
 use super::evaluate::{Answer, Outcome, evaluate, is_blind, keys_of};
 use super::latches::Latch;
 use crate::command::{Command, Effect, Found, Reply};
@@ -15,12 +16,12 @@ use crate::mutants::{Rule, is_planted};
 use crate::record::{Key, Timestamp, VALUE_BYTES_MAX, Version};
 use crate::replication::{Appended, LogError, ReplicatedLog};
 use crate::service::{BATCH_BYTES_MAX, Error};
-use crate::store::{Admission, Known, Lookup};
+use crate::store::{Admission, Hint, Known, Lookup};
 
 /// A command's place in its batch, and its outcome.
 pub(super) type Answered = (usize, Result<Reply, Error>);
 
-/// What became of a command that was tried without waiting.
+/// What became of a command that was tried without waiting. It is still there if it must wait or was a read.
 pub(super) enum Tried {
     Answered(Result<Reply, Error>),
     /// It will be answered when its group is committed, with about so many bytes.
@@ -28,14 +29,38 @@ pub(super) enum Tried {
         bytes: usize,
     },
     /// It has to wait for a latch or the tier, or for a group that has room for it.
-    MustWait(Command),
+    MustWait,
     /// It has to wait for room in memory, and so have all writes after it.
-    NoRoom(Command),
+    NoRoom,
+}
+
+/// Reads that were answered without waiting, counted for a batch at once.
+#[derive(Default)]
+pub(super) struct Reads {
+    hits: u64,
+    misses: u64,
+    /// Misses that the tier might have been asked for.
+    avoided: u64,
+}
+
+impl Reads {
+    fn note(&mut self, is_hit: bool) {
+        self.hits += u64::from(is_hit);
+        self.misses += u64::from(!is_hit);
+    }
+
+    pub fn count(&self, counters: &Counters) {
+        counters.hits.add(self.hits);
+        counters.misses.add(self.misses);
+        counters.loads_avoided.add(self.avoided);
+    }
 }
 
 /// Outcomes that are proposed and not committed. Holds the latches of their keys.
 #[derive(Default)]
 pub(super) struct Group {
+    /// Beside them.
+    pub reads: Reads,
     /// One a key, its newest: the group is committed as a whole, so those before will never have been.
     effects: Vec<Effect>,
     /// Beside each effect.
@@ -124,18 +149,20 @@ impl Group {
 }
 
 impl Core {
-    /// Answers a command if it needs no waiting at all, or takes it into the group. `now`: for reads, not before the batch came.
+    /// Answers a command if it needs no waiting at all, or takes it into the group. `hint`: of its key. `now`: for reads, not before the
+    /// batch came.
     pub fn try_execute(
         &self,
         serving: &Serving,
         group: &mut Group,
         place: usize,
-        command: Command,
+        command: &mut Command,
+        hint: Option<Hint>,
         now: Timestamp,
     ) -> Tried {
-        let Some(key) = command.key() else { return Tried::MustWait(command) };
+        let (Some(key), Some(hint)) = (command.key(), hint) else { return Tried::MustWait };
         if command.has_many_keys() || matches!(command, Command::Explain { .. }) {
-            return Tried::MustWait(command);
+            return Tried::MustWait;
         }
         if let Err(error) = serving.check_slot(key) {
             return Tried::Answered(Err(error));
@@ -143,50 +170,50 @@ impl Core {
         if command.is_write() {
             self.try_write(group, place, command)
         } else {
-            self.try_read(group, place, command, now)
+            self.try_read(group, place, (key, hint), command, now)
         }
     }
 
-    fn try_read(&self, group: &mut Group, place: usize, command: Command, now: Timestamp) -> Tried {
-        let Some(key) = command.key() else { return Tried::MustWait(command) };
+    fn try_read(
+        &self,
+        group: &mut Group,
+        place: usize,
+        (key, hint): (&Key, Hint),
+        command: &Command,
+        now: Timestamp,
+    ) -> Tried {
         if let Some(found) = group.find(key) {
             if self.is_write_through() {
-                return Tried::MustWait(command); // until the tier has it
+                return Tried::MustWait; // until the tier has it
             }
-            self.counters.hits.add(u64::from(found.is_some()));
-            self.counters.misses.add(u64::from(found.is_none()));
+            group.reads.note(found.is_some());
             return follow(group, place, Self::reply_read(command, found, now));
         }
-        let Lookup::Known(mut known) = self.store.get(key, now) else { return Tried::MustWait(command) };
+        let Lookup::Known(mut known) = self.store.get(key, hint, now) else { return Tried::MustWait };
         if known.found.is_none() {
             // It may have expired under a write that saw it alive, and is being committed: that comes first (ADR 6).
             if self.latches.is_held(key) {
-                return Tried::MustWait(command);
+                return Tried::MustWait;
             }
             // Or was committed just now.
-            let Lookup::Known(again) = self.store.peek(key, now) else { return Tried::MustWait(command) };
+            let Lookup::Known(again) = self.store.peek(key, now) else { return Tried::MustWait };
             known = again;
         }
         if known.unspilled.is_some() && self.is_write_through() && !is_planted(Rule::R18Visible) {
-            return Tried::MustWait(command); // not acknowledged yet, so not to be seen yet
+            return Tried::MustWait; // not acknowledged yet, so not to be seen yet
         }
-        match known.found {
-            Some(_) => self.counters.hits.add(1),
-            None => self.counters.misses.add(1),
-        }
-        if known.found.is_none() && self.tier.is_some() {
-            self.counters.loads_avoided.add(1);
-        }
+        group.reads.note(known.found.is_some());
+        group.reads.avoided += u64::from(known.found.is_none() && self.tier.is_some());
         Tried::Answered(Self::reply_read(command, known.found, now))
     }
 
-    fn try_write(&self, group: &mut Group, place: usize, command: Command) -> Tried {
-        let Some(key) = command.key() else { return Tried::MustWait(command) };
+    fn try_write(&self, group: &mut Group, place: usize, command: &mut Command) -> Tried {
+        let Some(key) = command.key() else { return Tried::MustWait };
         let latch = self.latches.try_acquire(key);
         // Whoever holds it: the group, if it changes the key.
         let pending = if latch.is_some() { None } else { group.find(key) };
         if latch.is_none() && (pending.is_none() || self.is_write_through()) {
-            return Tried::MustWait(command);
+            return Tried::MustWait;
         }
         self.try_latched(group, place, command, pending, latch)
     }
@@ -196,31 +223,31 @@ impl Core {
         &self,
         group: &mut Group,
         place: usize,
-        command: Command,
+        command: &mut Command,
         pending: Option<Option<Found>>,
         latch: Option<Latch>,
     ) -> Tried {
-        let Some(key) = command.key() else { return Tried::MustWait(command) };
+        let Some(key) = command.key() else { return Tried::MustWait };
         let now = self.clock.now(); // under the latch: what others were told before counts
         let is_follower = pending.is_some();
         let known = match pending {
             Some(found) => Known { found, unspilled: None },
-            None if is_blind(&command) => Known::default(),
+            None if is_blind(command) => Known::default(),
             None => match self.store.peek(key, now) {
                 Lookup::Known(known) => known,
-                Lookup::Unknown => return Tried::MustWait(command),
+                Lookup::Unknown => return Tried::MustWait,
             },
         };
         if known.unspilled.is_some() && self.is_write_through() {
-            return Tried::MustWait(command); // a refusal would tell what is not acknowledged yet
+            return Tried::MustWait; // a refusal would tell what is not acknowledged yet
         }
         // Room first: once proposed, an effect must be applied.
-        let payload_bytes = payload_bytes(&command, known.found.as_ref());
+        let payload_bytes = payload_bytes(command, known.found.as_ref());
         if !group.has_room(payload_bytes) {
-            return Tried::MustWait(command);
+            return Tried::MustWait;
         }
-        let Some(admission) = self.store.admit(payload_bytes) else { return Tried::NoRoom(command) };
-        let Some(Outcome { reply, mutation }) = evaluate(command, known.found, now) else {
+        let Some(admission) = self.store.admit(payload_bytes) else { return Tried::NoRoom };
+        let Some(Outcome { reply, mutation }) = evaluate(command.take(), known.found, now) else {
             return Tried::Answered(Err(Error::Invalid("this command is not about a key".to_owned())));
         };
         let Some(mutation) = mutation else {
@@ -249,7 +276,8 @@ impl Core {
         appended: Result<Appended, LogError>,
         deadline: Instant,
     ) -> Vec<Answered> {
-        let Group { effects, admissions, answers, superseded, followers, places: _, latches, bytes: _ } = group;
+        let Group { reads: _, effects, admissions, answers, superseded, followers, places: _, latches, bytes: _ } =
+            group;
         let committed = self.commit_all(&effects, admissions, appended, deadline).await;
         drop(latches);
         if let Err(error) = committed {

@@ -70,7 +70,7 @@ impl Core {
             };
             let reply = match known {
                 Some(Ok(known)) if !must_wait(&known) && !replies.is_over() => {
-                    Self::reply_read(command, known.found, now)
+                    Self::reply_read(&command, known.found, now)
                 }
                 Some(Err(error)) => Err(error),
                 Some(Ok(_)) | None => {

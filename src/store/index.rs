@@ -15,6 +15,8 @@
 //!
 //! The index knows hashes and handles; keys and entries are the caller's.
 
+use prefetch_index::prefetch_index;
+
 use super::hash::KeyHash;
 use crate::policy::Handle;
 
@@ -47,6 +49,12 @@ impl Index {
     /// The handle of this hash that `is_it` confirms. It is seldom asked about another.
     pub fn find(&self, hash: KeyHash, is_it: impl FnMut(Handle) -> bool) -> Option<Handle> {
         self.table(hash).find(hash, is_it)
+    }
+
+    /// Asks the processor for the line where a search begins.
+    pub fn prefetch(&self, hash: KeyHash) {
+        let lines = &self.table(hash).lines;
+        prefetch_index(lines, hash.index_line(lines.len()));
     }
 
     /// The handle that is most likely the one of this hash.

@@ -76,7 +76,7 @@ impl World {
             let version = known.found.map(|found| found.version);
             assert!(version >= before, "{name} is {version:?} in memory, and had been {before:?}");
         };
-        if let Lookup::Known(known) = self.store.get(&key, NOW) {
+        if let Lookup::Known(known) = self.store.get(&key, self.store.hint(&key), NOW) {
             return check(known);
         }
         let ticket = self.last_ticket.fetch_add(1, Ordering::SeqCst) as u64;

@@ -30,7 +30,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::command::{Effect, Found, Place};
-use crate::policy::{PolicyKind, Settling};
+use crate::policy::{Handle, PolicyKind, Settling};
 use crate::record::{KEY_BYTES_MAX, Key, Record, Timestamp, VALUE_BYTES_MAX, Version};
 use crate::slots::{Slot, SlotSet};
 use crate::sync::RwLock;
@@ -56,6 +56,8 @@ const BACKLOG_RECORDS_MIN: usize = 8000;
 
 /// How many keys are fetched ahead of their use: their lines fit the fastest cache.
 pub const PREFETCHED: usize = 32;
+/// For fewer it does not pay.
+const PREFETCHED_MIN: usize = 4;
 
 /// How many entries a step of a walk looks at, under one lock.
 const WALK_ENTRIES: usize = 4096;
@@ -82,6 +84,14 @@ pub enum Spill {
     Evicted,
     /// Every change, as soon as possible.
     Everything,
+}
+
+/// Where a key is to be looked for. It stays right whatever becomes of the key.
+#[derive(Debug, Clone, Copy)]
+pub struct Hint {
+    hash: KeyHash,
+    /// What was most likely its entry when somebody looked.
+    likely: Option<Handle>,
 }
 
 /// What memory knows of a key.
@@ -184,29 +194,45 @@ impl Store {
     }
 
     /// What memory knows of a key, as a read that the policy takes note of. Takes a read lock only, but for once in two
-    /// billion reads.
-    pub fn get(&self, key: &Key, now: Timestamp) -> Lookup {
-        let hash = self.hash(key);
-        let partition = self.partition(hash);
-        let (lookup, settling) = partition.read().get(key, hash, now);
+    /// billion reads. `hint`: of this key.
+    pub fn get(&self, key: &Key, hint: Hint, now: Timestamp) -> Lookup {
+        debug_assert_eq!(hint.hash, self.hash(key), "the hint is for another key");
+        let partition = self.partition(hint.hash);
+        let (lookup, settling) = partition.read().get(key, hint, now);
         if settling == Settling::Due {
             partition.write().policy.settle();
         }
         lookup
     }
 
-    /// Has the processor fetch what memory holds of some keys, so that the waits for one overlap with those for the others. At most
-    /// [`PREFETCHED`] of them; changes nothing.
-    pub fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
-        let mut entries = [None; PREFETCHED];
-        for (entry, key) in entries.iter_mut().zip(keys) {
-            let hash = self.hash(key);
-            let partition = self.partition(hash);
-            *entry = partition.read().prefetch_place(hash).map(|handle| (partition, handle));
+    /// Where a key is to be looked for.
+    pub fn hint(&self, key: &Key) -> Hint {
+        Hint { hash: self.hash(key), likely: None }
+    }
+
+    /// Where the first [`PREFETCHED`] of some keys are to be looked for. Has the processor fetch what memory holds of them, so that the
+    /// waits for one overlap with those for the others.
+    pub fn hints<'a>(&self, keys: impl ExactSizeIterator<Item = Option<&'a Key>>) -> [Option<Hint>; PREFETCHED] {
+        let pays = keys.len() >= PREFETCHED_MIN;
+        let mut hints = [None; PREFETCHED];
+        for (hint, key) in hints.iter_mut().zip(keys) {
+            *hint = key.map(|key| self.hint(key));
         }
-        for (partition, handle) in entries.into_iter().flatten() {
-            partition.read().slab.prefetch_entry(handle);
+        if !pays {
+            return hints;
         }
+        for hint in hints.iter().flatten() {
+            self.partition(hint.hash).read().index.prefetch(hint.hash);
+        }
+        for hint in hints.iter_mut().flatten() {
+            hint.likely = self.partition(hint.hash).read().prefetch_place(hint.hash);
+        }
+        for hint in hints.iter().flatten() {
+            if let Some(handle) = hint.likely {
+                self.partition(hint.hash).read().slab.prefetch_entry(handle);
+            }
+        }
+        hints
     }
 
     /// What memory knows of a key, without the policy taking note.

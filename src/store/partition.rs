@@ -15,7 +15,7 @@ use super::hash::{Hasher, KeyHash};
 use super::index::Index;
 use super::slab::{Large, Slab};
 use super::slot_lists::{Listed, SlotLists};
-use super::{Fill, Known, Lookup, Sighting, Spill, StoreStats};
+use super::{Fill, Hint, Known, Lookup, Sighting, Spill, StoreStats};
 use crate::command::{Effect, Found, Place};
 use crate::mutants::{Rule, is_planted};
 use crate::policy::{Handle, Policy, PolicyKind, Settling};
@@ -133,8 +133,13 @@ impl Partition {
         }
     }
 
-    pub fn get(&self, key: &Key, hash: KeyHash, now: Timestamp) -> (Lookup, Settling) {
-        let Some((handle, entry)) = self.find(key, hash) else { return (self.lookup_absent(hash), Settling::NotDue) };
+    #[inline]
+    pub fn get(&self, key: &Key, hint: Hint, now: Timestamp) -> (Lookup, Settling) {
+        let Hint { hash, likely } = hint;
+        let likely = likely.and_then(|handle| Some((handle, self.entry_of(key, handle)?)));
+        let Some((handle, entry)) = likely.or_else(|| self.find(key, hash)) else {
+            return (self.lookup_absent(hash), Settling::NotDue);
+        };
         let settling = if entry.is_resident() { self.policy.hit(handle) } else { Settling::NotDue };
         (lookup(&entry, now), settling)
     }
@@ -385,10 +390,15 @@ impl Partition {
     pub fn find(&self, key: &Key, hash: KeyHash) -> Option<(Handle, Entry<'_>)> {
         let mut found = None;
         let handle = self.index.find(hash, |handle| {
-            found = self.slab.get(handle).filter(|entry| entry.key == key.as_bytes());
+            found = self.entry_of(key, handle);
             found.is_some()
         })?;
         Some((handle, found?))
+    }
+
+    /// What the handle stands for, if it is of this key.
+    fn entry_of(&self, key: &Key, handle: Handle) -> Option<Entry<'_>> {
+        self.slab.get(handle).filter(|entry| entry.key == key.as_bytes())
     }
 
     /// Changes the flags of an entry; the only way to, so that the counts follow.

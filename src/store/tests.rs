@@ -110,7 +110,7 @@ fn put_away(store: &Store, name: &str, lsn: u64) {
 
 /// The version that a read is answered with; `Err` if only the tier can tell.
 fn read(store: &Store, name: &str) -> Result<Option<Version>, ()> {
-    match store.get(&key(name), Timestamp(0)) {
+    match store.get(&key(name), store.hint(&key(name)), Timestamp(0)) {
         Lookup::Known(known) => Ok(known.found.map(|found| found.version)),
         Lookup::Unknown => Err(()),
     }

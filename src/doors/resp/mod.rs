@@ -35,7 +35,7 @@ use self::session::{Clients, Connected, Session};
 use super::{Door, Metered, Source, ask, farewell};
 use crate::command::{Command, Reply};
 use crate::metrics::DoorName;
-use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, Spec, spec_of};
+use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, Spec, System, spec_of};
 use crate::protocol::resp::{Args, Encoder, Limits, Output, Parser, ProtocolError};
 use crate::record::Key;
 use crate::rpc::Role;
@@ -99,7 +99,6 @@ pub(super) async fn serve<S: Service, M: Send + Sync + 'static, IO: AsyncRead + 
         client: door.redis.clients.connect(peer),
         share: Share::new(budget),
         stream,
-        input: BytesMut::new(),
         output: Output::new(),
         pending: Pending::default(),
         gathered: Gathered::default(),
@@ -122,13 +121,20 @@ pub(super) async fn serve<S: Service, M: Send + Sync + 'static, IO: AsyncRead + 
     }
 }
 
+/// What is not asked together with other requests.
+enum Apart {
+    /// These commands are kept in their order by going alone.
+    Alone(Vec<Command>, Asked),
+    Keyspace(Keyspace),
+    System(System),
+}
+
 struct Connection<S, M, IO> {
     door: Arc<Door<S, M>>,
     stream: IO,
     client: Connected,
     session: Session,
     parser: Parser,
-    input: BytesMut,
     output: Output,
     pending: Pending,
     /// Of the request whose replies have not all come.
@@ -142,11 +148,12 @@ struct Connection<S, M, IO> {
 
 impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> Connection<S, M, IO> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
+        let mut input = BytesMut::new();
         let mut room = READ_BYTES_MIN;
         let has_one_worker = Handle::current().metrics().num_workers() == 1; // else another thread would be woken to help
         let mut stopped = pin!(shutdown.cancelled()); // one for all turns: each registers with a token that all share
         loop {
-            let parsed = self.take_requests().await;
+            let parsed = self.take_requests(&mut input).await;
             self.ask_pending().await?;
             parsed?;
             if has_one_worker && !self.output.is_empty() {
@@ -157,12 +164,12 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             if self.session.is_over || shutdown.is_cancelled() {
                 return Ok(());
             }
-            self.input.reserve(self.parser.wants().max(room));
-            let capacity = self.input.capacity() - self.input.len();
+            input.reserve(self.parser.wants().max(room));
+            let capacity = input.capacity() - input.len();
             let read = tokio::select! {
                 biased;
                 () = &mut stopped => return Ok(()),
-                read = self.read() => read?,
+                read = self.read(&mut input) => read?,
             };
             match read {
                 0 => return Ok(()),
@@ -174,8 +181,8 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
     }
 
     /// A client may be idle for ever, but not in the middle of a request.
-    async fn read(&mut self) -> Result<usize, ConnectionError> {
-        let read = self.stream.read_buf(&mut self.input);
+    async fn read(&mut self, input: &mut BytesMut) -> Result<usize, ConnectionError> {
+        let read = self.stream.read_buf(input);
         if self.parser.pending_bytes() == 0 {
             return Ok(read.await?);
         }
@@ -203,13 +210,20 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
     }
 
     /// Takes all requests that have arrived whole; asks what does not fit one batch.
-    async fn take_requests(&mut self) -> Result<(), ConnectionError> {
-        while !self.session.is_over
-            && let Some(request) = self.parser.next(&mut self.input)?
-        {
-            if let Err(refusal) = self.take(&request.args).await? {
-                self.ask_pending().await?; // replies come in the order of the requests
-                self.reply(|encoder| encoder.error(&refusal.0));
+    async fn take_requests(&mut self, input: &mut BytesMut) -> Result<(), ConnectionError> {
+        while !self.session.is_over {
+            let taken = match self.parser.next(input) {
+                Ok(Some(request)) => self.take(&request.args),
+                Ok(None) => break,
+                Err(error) => return Err(error.into()),
+            };
+            match taken {
+                Ok(None) => {}
+                Ok(Some(apart)) => self.ask_apart(apart).await?,
+                Err(refusal) => {
+                    self.ask_pending().await?; // replies come in the order of the requests
+                    self.reply(|encoder| encoder.error(&refusal.0));
+                }
             }
             if self.pending.is_full() {
                 self.ask_pending().await?;
@@ -221,49 +235,58 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         Ok(())
     }
 
-    async fn take(&mut self, request: &Args) -> Result<Result<(), Refusal>, ConnectionError> {
+    /// Puts what a request asks to what waits, or answers what it asks apart from that.
+    fn take(&mut self, request: &Args<'_>) -> Result<Option<Apart>, Refusal> {
         let from = self.pending.commands.len();
-        let spec = match spec_of(request, self.last) {
-            Ok(spec) => spec,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let taken = self.take_from(from, request);
+        if taken.is_err() {
+            self.pending.commands.truncate(from);
+        }
+        taken
+    }
+
+    /// The commands of the request are put behind `from`, maybe also if it is refused.
+    fn take_from(&mut self, from: usize, request: &Args<'_>) -> Result<Option<Apart>, Refusal> {
+        let spec = spec_of(request, self.last)?;
         self.last = Some(spec);
         if !self.session.is_authenticated && !spec.flags.contains(&Flag::NoAuth) {
-            return Ok(Err(errors::no_auth()));
+            return Err(errors::no_auth());
         }
-        let action = match spec.translate(request, &mut self.pending.commands) {
-            Ok(action) => action,
-            Err(refusal) => return Ok(Err(refusal)),
+        let shape = match spec.translate(request, &mut self.pending.commands)? {
+            Action::Data(shape) => shape,
+            Action::Keyspace(asked) => return Ok(Some(Apart::Keyspace(asked))),
+            Action::System(asked) => {
+                self.client.client.names.lock().last_command = spec.name;
+                return Ok(Some(Apart::System(asked)));
+            }
         };
-        match action {
-            Action::Data(shape) => {
-                if self.crosses_slots(from) {
-                    self.pending.commands.truncate(from);
-                    return Ok(Err(errors::cross_slot()));
-                }
-                let asked = Asked { shape, is_silent: self.is_silent() };
-                if !self.pending.commands.get(from..).unwrap_or_default().iter().any(goes_alone) {
-                    self.pending.push(from, asked);
-                    return Ok(Ok(()));
-                }
-                let alone = self.pending.commands.split_off(from);
-                self.ask_pending().await?;
-                self.pending.commands = alone;
+        if self.crosses_slots(from) {
+            return Err(errors::cross_slot());
+        }
+        let asked = Asked { shape, is_silent: self.is_silent() };
+        if self.pending.commands.get(from..).unwrap_or_default().iter().any(goes_alone) {
+            return Ok(Some(Apart::Alone(self.pending.commands.split_off(from), asked)));
+        }
+        self.pending.push(from, asked);
+        Ok(None)
+    }
+
+    /// Asks what waits, and then something apart from it.
+    async fn ask_apart(&mut self, apart: Apart) -> Result<(), ConnectionError> {
+        self.ask_pending().await?;
+        match apart {
+            Apart::Alone(commands, asked) => {
+                self.pending.commands = commands;
                 self.pending.push(0, asked);
                 self.ask_pending().await?;
             }
-            Action::Keyspace(keyspace) => {
-                self.ask_pending().await?;
-                self.keyspace(keyspace).await?;
-            }
-            Action::System(asked) => {
-                self.ask_pending().await?;
-                self.client.client.names.lock().last_command = spec.name;
+            Apart::Keyspace(asked) => self.keyspace(asked).await?,
+            Apart::System(asked) => {
                 self.system(asked).await;
                 self.parser.limit(limits(&self.session));
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Whether the commands behind `from` are for keys of several slots although they must be in one: always in cluster
@@ -316,7 +339,11 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
                 cut(&mut replies, &asked, held.bytes());
             }
             self.gathered.held.push(held);
-            self.render(&asked, replies).await?;
+            let mut replies = replies.into_iter().enumerate();
+            while let Some(at) = self.render(&asked, &mut replies) {
+                let reply = self.ask_again(&asked, at).await?;
+                self.render_one(&asked, at, reply);
+            }
             if self.gathered.is_empty() {
                 self.held.append(&mut self.gathered.held);
             }
@@ -337,37 +364,53 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         Ok(self.share.try_begin().unwrap_or_else(|| self.share.go_on()))
     }
 
-    /// Makes the replies of all requests whose commands have been answered; gathers those of the next one.
-    async fn render(&mut self, asked: &[Target], replies: Replies) -> Result<(), ConnectionError> {
-        for (at, reply) in replies.into_iter().enumerate() {
-            let Some(&Asked { shape, is_silent }) = self.pending.requests.front() else { break };
-            let reply = match reply {
-                // A write is done even if nobody wants its answer.
-                Err(Error::ReplyTooLarge) if !is_silent || asked.get(at).is_some_and(|target| target.is_write) => {
-                    self.ask_again(asked, at).await?
-                }
-                reply => reply,
-            };
-            let key = asked.get(at).and_then(|target| target.key.as_ref());
-            let reply = reply.map_err(|error| self.words(&error, key));
-            if shape.is_single() {
-                self.pending.requests.pop_front();
-                if !is_silent {
-                    render::write_single(shape, reply, &mut self.encoder());
-                }
-                continue;
+    /// Makes the replies of all requests whose commands have been answered; gathers those of the next one. Stops at what is to be
+    /// asked again, and returns its place.
+    fn render(
+        &mut self,
+        asked: &[Target],
+        replies: &mut impl Iterator<Item = (usize, Result<Reply, Error>)>,
+    ) -> Option<usize> {
+        for (at, reply) in replies {
+            if matches!(reply, Err(Error::ReplyTooLarge)) && self.is_wanted(asked.get(at)) {
+                return Some(at);
             }
-            self.gathered.add(shape, reply);
-            if self.gathered.len() < shape.replies() {
-                continue;
-            }
-            self.pending.requests.pop_front();
-            let answer = self.gathered.finish();
-            if !is_silent {
-                render::write(shape, answer, &mut self.encoder());
-            }
+            self.render_one(asked, at, reply);
         }
-        Ok(())
+        None
+    }
+
+    /// A write is done even if nobody wants its answer.
+    fn is_wanted(&self, target: Option<&Target>) -> bool {
+        self.pending.requests.front().is_some_and(|asked| !asked.is_silent)
+            || target.is_some_and(|target| target.is_write)
+    }
+
+    fn render_one(&mut self, asked: &[Target], at: usize, reply: Result<Reply, Error>) {
+        let Some(&Asked { shape, is_silent }) = self.pending.requests.front() else { return };
+        let key = || asked.get(at).and_then(|target| target.key.as_ref());
+        if shape.is_single() {
+            self.pending.requests.pop_front();
+            match reply {
+                _ if is_silent => {}
+                Ok(reply) => render::write_one(shape, reply, &mut self.encoder()),
+                Err(error) => {
+                    let words = self.words(&error, key());
+                    self.encoder().error(&words);
+                }
+            }
+            return;
+        }
+        let reply = reply.map_err(|error| self.words(&error, key()));
+        self.gathered.add(shape, reply);
+        if self.gathered.len() < shape.replies() {
+            return;
+        }
+        self.pending.requests.pop_front();
+        let answer = self.gathered.finish();
+        if !is_silent {
+            render::write(shape, answer, &mut self.encoder());
+        }
     }
 
     /// Asks once more, alone, what was not done because its answer was too large to come with the others.

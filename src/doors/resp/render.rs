@@ -15,14 +15,6 @@ const EMBEDDED_BYTES_MAX: usize = 44;
 const NO_FREQUENCY: &str = "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
                             switching between policies at runtime LRU and LFU data will take some time to adjust.";
 
-/// Writes the answer to a request of a single reply, or the error that is it.
-pub(super) fn write_single(shape: Shape, reply: Result<Reply, String>, encoder: &mut Encoder<'_>) {
-    match reply {
-        Ok(reply) => write_one(shape, reply, encoder),
-        Err(words) => encoder.error(&words),
-    }
-}
-
 /// Writes the answer to a request whose replies were gathered, or the error that is it.
 pub(super) fn write(shape: Shape, answer: Result<Answer, String>, encoder: &mut Encoder<'_>) {
     let answer = match answer {
@@ -40,7 +32,8 @@ pub(super) fn write(shape: Shape, answer: Result<Answer, String>, encoder: &mut 
     }
 }
 
-fn write_one(shape: Shape, reply: Reply, encoder: &mut Encoder<'_>) {
+/// Writes the answer to a request of a single reply.
+pub(super) fn write_one(shape: Shape, reply: Reply, encoder: &mut Encoder<'_>) {
     match (shape, reply) {
         (Shape::Value, Reply::Found(Some(found))) => encoder.bulk_value(found.value.into()),
         (Shape::Value, Reply::Found(None)) => encoder.null(),

@@ -171,9 +171,10 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
 ///
 /// # Errors
 /// What to answer if there is none, or if it takes another number of words.
-pub fn spec_of(request: &Args, last: Option<&'static Spec>) -> Result<&'static Spec, Refusal> {
+#[inline]
+pub fn spec_of(request: &Args<'_>, last: Option<&'static Spec>) -> Result<&'static Spec, Refusal> {
     let name = request.get(0).unwrap_or_default();
-    let last = last.filter(|last| name.eq_ignore_ascii_case(last.name.as_bytes()));
+    let last = last.filter(|last| name.iter().map(u8::to_ascii_lowercase).eq(last.name.bytes()));
     let Some(spec) = last.or_else(|| find(name)) else { return Err(unknown(request)) };
     let count = i32::try_from(request.len()).unwrap_or(i32::MAX);
     if (spec.arity > 0 && count != spec.arity) || count < -spec.arity {
@@ -186,18 +187,17 @@ impl Spec {
     /// What a request of this command asks for; its commands on keys, if it has any, are put at the end of the batch.
     ///
     /// # Errors
-    /// What to answer instead; then the batch is as it was.
-    pub fn translate(&self, request: &Args, batch: &mut Vec<Command>) -> Result<Action, Refusal> {
+    /// What to answer instead. Some commands may have been put to the batch before it was found out.
+    pub fn translate(&self, request: &Args<'_>, batch: &mut Vec<Command>) -> Result<Action, Refusal> {
         let is_help = request.len() == 2 && request.get(1).is_some_and(|word| is(word, "HELP"));
         if is_help && CONTAINERS.contains(&self.name) {
             return Ok(Action::System(System::Help(self.syntax)));
         }
-        let len = batch.len();
-        (self.translate)(&mut Words::new(self.name, request), batch).inspect_err(|_| batch.truncate(len))
+        (self.translate)(&mut Words::new(self.name, request), batch)
     }
 }
 
-fn unknown(request: &Args) -> Refusal {
+fn unknown(request: &Args<'_>) -> Refusal {
     let cut = |word: &[u8], max: usize| shown(word.get(..max).unwrap_or(word));
     let mut args = std::string::String::new();
     for word in request.iter().skip(1) {

@@ -12,14 +12,14 @@ use crate::record::{Key, Value};
 pub(super) struct Words<'a> {
     /// In lower case, as errors name it.
     name: &'static str,
-    request: &'a Args,
+    request: &'a Args<'a>,
     /// Of the next word in the request.
     at: usize,
 }
 
 impl<'a> Words<'a> {
     /// What follows the name of a request.
-    pub fn new(name: &'static str, request: &'a Args) -> Self {
+    pub fn new(name: &'static str, request: &'a Args<'a>) -> Self {
         Self { name, request, at: 1 }
     }
 

@@ -6,24 +6,49 @@ use std::ops::Range;
 use bytes::Bytes;
 
 /// Arguments whose places need no memory of their own: enough for `SET key value EX 60 NX`.
-const SPANS_INLINE: usize = 6;
+pub(super) const SPANS_INLINE: usize = 6;
 
 /// The arguments of one request, the command's name first.
 ///
-/// Looking at an argument costs nothing, [`Args::bytes`] counts a reference.
-///
-/// Both keep alive what the request was read into, which may be much more than the request. What outlives the request
-/// is to be copied out, or else to be nearly all of it.
+/// Looking at an argument costs nothing. [`Args::bytes`] copies those of a short request and shares those of a long one, so that
+/// what outlives a request keeps nothing else of what was read alive that is worth mentioning.
 #[derive(Clone)]
-pub struct Args {
-    frame: Bytes,
+pub struct Args<'b> {
+    frame: Frame<'b>,
     spans: Spans,
 }
 
-impl Args {
-    /// `spans` lie within `frame`.
-    pub(super) fn new(frame: Bytes, spans: Spans) -> Self {
-        debug_assert!(spans.iter().all(|span| span.range().end <= frame.len()), "a span is outside of its frame");
+/// What arguments are slices of.
+#[derive(Clone)]
+enum Frame<'b> {
+    /// Still at the front of the buffer.
+    Buffered(&'b [u8]),
+    Taken(Bytes),
+}
+
+impl Frame<'_> {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Buffered(bytes) => bytes,
+            Self::Taken(bytes) => bytes,
+        }
+    }
+}
+
+impl<'b> Args<'b> {
+    /// `spans` lie within the bytes.
+    pub(super) fn buffered(bytes: &'b [u8], spans: Spans) -> Self {
+        Self::new(Frame::Buffered(bytes), spans)
+    }
+
+    /// As [`Args::buffered`].
+    pub(super) fn taken(bytes: Bytes, spans: Spans) -> Self {
+        Self::new(Frame::Taken(bytes), spans)
+    }
+
+    fn new(frame: Frame<'b>, spans: Spans) -> Self {
+        let len = frame.as_bytes().len();
+        debug_assert!(spans.iter().all(|span| span.range().end <= len), "a span is outside of its frame");
         Self { frame, spans }
     }
 
@@ -37,31 +62,30 @@ impl Args {
     }
 
     pub fn get(&self, index: usize) -> Option<&[u8]> {
-        self.frame.get(self.spans.get(index)?.range())
+        self.frame.as_bytes().get(self.spans.get(index)?.range())
     }
 
-    /// The argument without a copy; see [`Args`] for what that keeps alive.
+    /// The argument for as long as it is wanted.
     pub fn bytes(&self, index: usize) -> Option<Bytes> {
-        self.spans.get(index).map(|span| self.frame.slice(span.range()))
+        let range = self.spans.get(index)?.range();
+        match &self.frame {
+            Frame::Buffered(bytes) => bytes.get(range).map(Bytes::copy_from_slice),
+            Frame::Taken(bytes) => Some(bytes.slice(range)),
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.spans.iter().filter_map(|span| self.frame.get(span.range()))
-    }
-
-    /// Every argument as [`Args::bytes`] gives it.
-    pub fn to_vec(&self) -> Vec<Bytes> {
-        self.spans.iter().map(|span| self.frame.slice(span.range())).collect()
+        self.spans.iter().filter_map(|span| self.frame.as_bytes().get(span.range()))
     }
 
     /// How many bytes the request was on the wire; those of an inline request without quotes and spaces.
     pub fn frame_bytes(&self) -> usize {
-        self.frame.len()
+        self.frame.as_bytes().len()
     }
 }
 
 /// Only numbers: arguments are the client's data.
-impl fmt::Debug for Args {
+impl fmt::Debug for Args<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Args({} in {} bytes)", self.len(), self.frame_bytes())
     }

@@ -11,7 +11,7 @@ use super::args::{Args, Span, Spans};
 /// - A quote may begin inside a word; its end is the end of the word.
 ///
 /// `None` if a quote is not closed, or if something other than a space follows its end.
-pub(super) fn split(line: &[u8]) -> Option<Args> {
+pub(super) fn split(line: &[u8]) -> Option<Args<'static>> {
     let mut spans = Spans::default();
     let mut rest = trim(line);
     // Unquoting only shortens.
@@ -21,7 +21,7 @@ pub(super) fn split(line: &[u8]) -> Option<Args> {
         rest = trim(word(rest, &mut text)?);
         spans.push(Span::new(start, text.len() - start)?);
     }
-    Some(Args::new(Bytes::from(text), spans))
+    Some(Args::taken(Bytes::from(text), spans))
 }
 
 /// Appends the word that `rest` begins with, and returns what follows it.

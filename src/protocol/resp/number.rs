@@ -1,37 +1,26 @@
 //! Numbers as Redis reads and writes them.
 
+use std::fmt::Write;
+
 use bytes::BytesMut;
 
 /// Doubles below this are written as integers if they are some, as in Redis: `LLONG_MAX / 2`.
 const INTEGRAL_DOUBLE_MAX: f64 = (i64::MAX / 2) as f64;
 
-/// Appends `prefix`, the number and a line end.
+/// Appends `prefix`, the number and a line end. Most are lengths of one to three digits.
 pub(super) fn put_number_line(buffer: &mut BytesMut, prefix: u8, negative: bool, magnitude: u64) {
-    // A prefix, a sign, the 20 digits of u64::MAX, a line end.
-    let mut text = [0; 24];
-    let mut places = text.iter_mut().rev();
-    let mut used = 0;
-    let mut put = |byte| {
-        if let Some(place) = places.next() {
-            *place = byte;
-            used += 1;
+    let digit = |power: u64| b'0' + (magnitude / power % 10) as u8;
+    match magnitude {
+        0..10 if !negative => buffer.extend_from_slice(&[prefix, digit(1), b'\r', b'\n']),
+        10..100 if !negative => buffer.extend_from_slice(&[prefix, digit(10), digit(1), b'\r', b'\n']),
+        100..1000 if !negative => {
+            buffer.extend_from_slice(&[prefix, digit(100), digit(10), digit(1), b'\r', b'\n']);
         }
-    };
-    put(b'\n');
-    put(b'\r');
-    let mut rest = magnitude;
-    loop {
-        put(b'0' + (rest % 10) as u8);
-        rest /= 10;
-        if rest == 0 {
-            break;
+        _ => {
+            let sign = if negative { "-" } else { "" };
+            let _ = write!(buffer, "{}{sign}{magnitude}\r\n", char::from(prefix)); // memory takes it
         }
     }
-    if negative {
-        put(b'-');
-    }
-    put(prefix);
-    buffer.extend_from_slice(text.get(text.len() - used..).unwrap_or_default());
 }
 
 /// A double as Redis writes it since 7.2 (`d2string`): the shortest text that reads back as the same double.

@@ -5,7 +5,7 @@ use bytes::{Buf, BytesMut};
 use crate::number::parse_integer;
 use crate::record::VALUE_BYTES_MAX;
 
-use super::args::{Args, Span, Spans};
+use super::args::{Args, SPANS_INLINE, Span, Spans};
 use super::inline;
 
 /// Longest inline request and longest length line, as in Redis.
@@ -76,13 +76,13 @@ fn printable(byte: u8) -> String {
 
 /// One request, of at least one argument.
 #[derive(Debug, Clone)]
-pub struct Request {
-    pub args: Args,
+pub struct Request<'b> {
+    pub args: Args<'b>,
 }
 
 /// Takes requests off the front of a connection's buffer.
 ///
-/// Every byte is looked at once, however the bytes arrive. Memory is taken for arguments that have arrived, never for
+/// Every byte is looked at twice at most, however the bytes arrive. Memory is taken for arguments that have arrived, never for
 /// those that were announced.
 #[derive(Debug)]
 pub struct Parser {
@@ -96,6 +96,8 @@ pub struct Parser {
     spans: Spans,
     /// How long the buffer was when it had no whole request; 0 after one.
     held_bytes: usize,
+    /// Of the request at the front of the buffer that was returned last, and goes with the next call.
+    done_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +120,7 @@ enum Stage {
 
 impl Parser {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, stage: Stage::Start, at: 0, searched: 0, spans: Spans::default(), held_bytes: 0 }
+        Self { limits, stage: Stage::Start, at: 0, searched: 0, spans: Spans::default(), held_bytes: 0, done_bytes: 0 }
     }
 
     /// Other limits from the next request on. Between requests only.
@@ -130,11 +132,20 @@ impl Parser {
     /// an empty line, is skipped.
     ///
     /// Between calls nothing but the parser takes bytes from `buffer`, and what it returns does not depend on how the
-    /// bytes came.
+    /// bytes came. A short request stays at the front of `buffer` until the next call.
     ///
     /// # Errors
     /// [`ProtocolError`], and from then on the same one.
-    pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Request>, ProtocolError> {
+    pub fn next<'b>(&mut self, buffer: &'b mut BytesMut) -> Result<Option<Request<'b>>, ProtocolError> {
+        buffer.advance(std::mem::take(&mut self.done_bytes));
+        if let Stage::Start = self.stage
+            && let Some((request_bytes, spans)) = whole(buffer, &self.limits)
+        {
+            self.held_bytes = 0;
+            self.done_bytes = request_bytes;
+            let bytes = buffer.get(..request_bytes).unwrap_or_default();
+            return Ok(Some(Request { args: Args::buffered(bytes, spans) }));
+        }
         match self.advance(buffer) {
             Ok(Some(args)) => Ok(Some(Request { args })),
             Ok(None) => {
@@ -166,7 +177,7 @@ impl Parser {
         self.held_bytes + self.spans.heap_bytes()
     }
 
-    fn advance(&mut self, buffer: &mut BytesMut) -> Result<Option<Args>, ProtocolError> {
+    fn advance(&mut self, buffer: &mut BytesMut) -> Result<Option<Args<'static>>, ProtocolError> {
         loop {
             match self.stage {
                 Stage::Start => match buffer.first() {
@@ -226,7 +237,7 @@ impl Parser {
                     }
                     let frame = buffer.split_to(self.at).freeze();
                     let spans = self.begin();
-                    return Ok(Some(Args::new(frame, spans)));
+                    return Ok(Some(Args::taken(frame, spans)));
                 }
                 Stage::Failed(error) => return Err(error),
             }
@@ -286,6 +297,33 @@ impl Parser {
 }
 
 const LINE_END: &[u8] = b"\r\n";
+
+/// The length of the request at the front of some bytes, and where its arguments are. Most have arrived whole, and are few and
+/// short; `None` for what is to be read step by step.
+fn whole(bytes: &[u8], limits: &Limits) -> Option<(usize, Spans)> {
+    if bytes.first() != Some(&b'*') {
+        return None;
+    }
+    let (count, mut at) = short_line(bytes)?;
+    if count == 0 || count > limits.args_max.min(SPANS_INLINE) {
+        return None;
+    }
+    let mut spans = Spans::default();
+    for _ in 0..count {
+        let rest = bytes.get(at..)?;
+        if rest.first() != Some(&b'$') {
+            return None;
+        }
+        let (len, line_bytes) = short_line(rest)?;
+        let end = line_bytes + len;
+        if len > limits.arg_bytes_max || rest.get(end..end + LINE_END.len())? != LINE_END {
+            return None;
+        }
+        spans.push(Span::new(at + line_bytes, len)?);
+        at += end + LINE_END.len();
+    }
+    (at <= limits.request_bytes_max).then_some((at, spans))
+}
 
 /// The number in a line such as `$16\r\n` at the front of some bytes, and how long the line is; `None` for what is to be looked at
 /// closer. Most lines have one to three digits.

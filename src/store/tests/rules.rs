@@ -399,7 +399,10 @@ fn an_expired_record_does_not_exist_and_is_told_of_until_it_is_deleted() {
     assert_eq!(store.expired(Timestamp(9), 10), []);
     assert_eq!(store.expired(Timestamp(10), 10), [key("soon")]);
     assert_eq!(store.expired(Timestamp(30), 1), [key("soon")], "the longest dead first");
-    assert!(matches!(store.get(&key("soon"), Timestamp(10)), Lookup::Known(Known { found: None, .. })));
+    assert!(matches!(
+        store.get(&key("soon"), store.hint(&key("soon")), Timestamp(10)),
+        Lookup::Known(Known { found: None, .. })
+    ));
     apply(&store, &delete("soon", 5));
     assert_eq!(store.expired(Timestamp(30), 10), [key("late")]);
 }
@@ -516,7 +519,7 @@ fn records_are_found_wherever_they_are_moved() {
             newest[nth] = Some(value);
         }
     }
-    let found = |nth: usize| match store.get(&key(&nth.to_string()), Timestamp(0)) {
+    let found = |nth: usize| match store.get(&key(&nth.to_string()), store.hint(&key(&nth.to_string())), Timestamp(0)) {
         Lookup::Known(known) => known.found.map(|found| found.value),
         Lookup::Unknown => panic!("a pure cache knows all"),
     };

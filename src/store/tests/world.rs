@@ -173,7 +173,7 @@ impl World {
 
     fn get(&mut self) {
         let key = self.any_key();
-        let _ = self.store.get(&key, self.now); // for the policy; the invariants look at the answers
+        let _ = self.store.get(&key, self.store.hint(&key), self.now); // for the policy; the invariants look at the answers
     }
 
     fn begin_load(&mut self) {

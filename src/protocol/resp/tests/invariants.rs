@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::resp::{Limits, Parser, ProtocolError, READ_BYTES_MAX};
+use super::resp::{Limits, Parser, ProtocolError, READ_BYTES_MAX, Request};
 
 /// Memory of an unfinished request beyond its bytes and the places of its arguments.
 const PENDING_BYTES_EXTRA: usize = 64;
@@ -47,21 +47,28 @@ pub fn check(limits: Limits, input: &[u8], mut piece_bytes: impl FnMut() -> usiz
 fn take(parser: &mut Parser, buffer: &mut BytesMut, requests: &mut Vec<Vec<Bytes>>) -> Option<ProtocolError> {
     loop {
         let capacity = buffer.capacity();
-        let next = parser.next(buffer);
+        let next = parser.next(buffer).map(|request| request.map(checked));
         assert!(buffer.capacity() <= capacity, "the parser has let the buffer grow");
         match next {
-            Ok(Some(request)) => {
+            Ok(Some(args)) => {
                 assert_eq!(parser.pending_bytes(), 0);
-                let args: Vec<&[u8]> = request.args.iter().collect();
-                assert_eq!(args.len(), request.args.len());
-                assert!(args.iter().enumerate().all(|(i, arg)| request.args.get(i) == Some(*arg)));
-                assert_eq!(request.args.get(args.len()), None);
-                requests.push(request.args.to_vec());
+                requests.push(args);
             }
             Ok(None) => return None,
             Err(error) => return Some(error),
         }
     }
+}
+
+/// The arguments of a request, which are the same in every way they are asked for.
+fn checked(request: Request<'_>) -> Vec<Bytes> {
+    let args: Vec<&[u8]> = request.args.iter().collect();
+    assert_eq!(args.len(), request.args.len());
+    assert!(args.iter().enumerate().all(|(i, arg)| request.args.get(i) == Some(*arg)));
+    assert_eq!(request.args.get(args.len()), None);
+    let bytes: Vec<Bytes> = (0..args.len()).filter_map(|i| request.args.bytes(i)).collect();
+    assert_eq!(bytes, args);
+    bytes
 }
 
 fn check_requests(requests: &[Vec<Bytes>], limits: Limits, input_bytes: usize) {

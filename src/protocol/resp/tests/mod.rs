@@ -28,7 +28,7 @@ fn parse_all(limits: Limits, input: &[u8]) -> (Vec<Vec<Bytes>>, Option<ProtocolE
     let (mut parser, mut buffer, mut requests) = (Parser::new(limits), BytesMut::from(input), Vec::new());
     loop {
         match parser.next(&mut buffer) {
-            Ok(Some(request)) => requests.push(request.args.to_vec()),
+            Ok(Some(request)) => requests.push(request.args.iter().map(Bytes::copy_from_slice).collect()),
             Ok(None) => return (requests, None),
             Err(error) => return (requests, Some(error)),
         }

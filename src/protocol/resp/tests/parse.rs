@@ -216,14 +216,26 @@ fn the_rest_of_a_bulk_is_wanted() {
 }
 
 #[test]
-fn arguments_are_slices_of_what_was_read() {
-    let mut buffer = BytesMut::from(&multibulk(&["SET", "key", "value"])[..]);
-    let place = buffer.as_ptr() as usize;
-    let request = Parser::new(Limits::default()).next(&mut buffer).unwrap().unwrap();
-    let value = request.args.bytes(2).unwrap();
-    assert_eq!(value.as_ptr() as usize, place + "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\n".len());
-    assert_eq!(request.args.bytes(3), None);
-    assert_eq!(format!("{:?}", request.args), "Args(3 in 33 bytes)");
+fn arguments_of_long_requests_are_slices_of_what_was_read_and_those_of_short_ones_are_copied() {
+    for (len, is_slice) in [(5, false), (999, false), (1000, true), (100_000, true)] {
+        let value = "v".repeat(len);
+        let mut buffer = BytesMut::from(&multibulk(&["SET", "key", &value])[..]);
+        let place = buffer.as_ptr() as usize;
+        let request = Parser::new(Limits::default()).next(&mut buffer).unwrap().unwrap();
+        let read = request.args.bytes(2).unwrap();
+        let before = format!("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n${len}\r\n").len();
+        assert_eq!(read.as_ptr() as usize == place + before, is_slice, "{len} bytes");
+        assert_eq!(request.args.bytes(3), None);
+        assert_eq!(format!("{:?}", request.args), format!("Args(3 in {} bytes)", before + len + 2));
+    }
+}
+
+#[test]
+fn a_short_request_goes_with_the_next_call() {
+    let (mut parser, mut buffer) = (Parser::new(Limits::default()), BytesMut::from(&multibulk(&["PING"])[..]));
+    assert!(parser.next(&mut buffer).unwrap().is_some());
+    assert!(parser.next(&mut buffer).unwrap().is_none());
+    assert_eq!((buffer.len(), parser.pending_bytes()), (0, 0));
 }
 
 #[test]
