@@ -44,6 +44,8 @@ pub(super) struct World {
     pub readers: BTreeMap<u64, (Key, Version)>,
     /// Who waits for the tier.
     pub awaiting: BTreeMap<u64, (Key, Version)>,
+    /// As they were once.
+    hints: BTreeMap<Key, Hint>,
     loads: Vec<Load>,
     /// The last one is listened to, the others were overtaken and don't know it.
     scans: Vec<Scan>,
@@ -77,6 +79,7 @@ impl World {
             set_aside: BTreeSet::new(),
             readers: BTreeMap::new(),
             awaiting: BTreeMap::new(),
+            hints: BTreeMap::new(),
             loads: Vec::new(),
             scans: Vec::new(),
             rng,
@@ -171,9 +174,15 @@ impl World {
         }
     }
 
+    /// For the policy, and to see that hints stay right however old they are; the invariants look at what is known.
     fn get(&mut self) {
         let key = self.any_key();
-        let _ = self.store.get(&key, self.store.hint(&key), self.now); // for the policy; the invariants look at the answers
+        let hint = self.hints.get(&key).copied().unwrap_or_else(|| self.store.hint(&key));
+        assert_eq!(self.store.get(&key, hint, self.now), self.store.peek(&key, self.now), "{key}");
+        if self.rng.random_bool(0.1) {
+            let hints = self.store.hints(self.keys.iter().map(Some));
+            self.hints = self.keys.iter().cloned().zip(hints.into_iter().flatten()).collect();
+        }
     }
 
     fn begin_load(&mut self) {
