@@ -169,6 +169,10 @@ impl<P: Peer> Service for Router<P> {
         let routes = self.routes();
         let head = BatchHead { timeout: batch.timeout };
         let len = batch.commands.len();
+        if let Some(target) = routes.only_target(&batch.commands) {
+            log_routed(len, 1, 0);
+            return self.send(target, batch.commands, &head).await;
+        }
         let mut parts: Vec<Part> = routes.targets.iter().map(|_| Part::default()).collect();
         let mut keyless: Vec<(usize, Command)> = Vec::new();
         let mut scan_bytes = 0;
@@ -196,19 +200,8 @@ impl<P: Peer> Service for Router<P> {
             }
         }
         let sends = routes.targets.iter().zip(parts).filter(|(_, part)| !part.places.is_empty());
-        let mut sends: Vec<_> = sends.collect();
-        if let Some(request) = request::current() {
-            let (shards, keyless) = (sends.len(), keyless.len());
-            tracing::debug!(target: request::TARGET, %request, commands = len, shards, keyless, "routed");
-        }
-        // The common case needs no gathering.
-        if keyless.is_empty()
-            && refused.is_empty()
-            && sends.len() == 1
-            && let Some((target, part)) = sends.pop()
-        {
-            return self.send(target, part.commands, &head).await;
-        }
+        let sends: Vec<_> = sends.collect();
+        log_routed(len, sends.len(), keyless.len());
         let sent = join_all(
             sends.into_iter().map(async |(target, part)| (part.places, self.send(target, part.commands, &head).await)),
         );
@@ -244,7 +237,25 @@ impl<P: Peer> Topology for Router<P> {
     }
 }
 
+fn log_routed(commands: usize, shards: usize, keyless: usize) {
+    if let Some(request) = request::current() {
+        tracing::debug!(target: request::TARGET, %request, commands, shards, keyless, "routed");
+    }
+}
+
 impl<P> Routes<P> {
+    /// Where all of these commands go, if that is one target, as in most batches, which then need no gathering.
+    fn only_target(&self, commands: &[Command]) -> Option<&Target<P>> {
+        let index_of = |command: &Command| {
+            let key = command.key().filter(|_| command.check().is_ok())?;
+            Some(self.index(Slot::of(key)))
+        };
+        let (first, rest) = commands.split_first()?;
+        let index = index_of(first)?;
+        let is_only = rest.iter().all(|command| index_of(command) == Some(index));
+        self.targets.get(index).filter(|_| is_only)
+    }
+
     fn index(&self, slot: Slot) -> usize {
         self.by_slot.get(slot.index()).copied().unwrap_or(0).into()
     }

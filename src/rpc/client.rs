@@ -143,8 +143,10 @@ impl Client {
     /// Room in the queue for so many bytes; a batch larger than the queue takes all of it.
     async fn admit(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let permits = bytes.min(self.queue_bytes_max) as u32;
-        // Never closed.
-        Arc::clone(&self.queue).acquire_many_owned(permits).await.ok()
+        match Arc::clone(&self.queue).try_acquire_many_owned(permits) {
+            Ok(permit) => Some(permit),
+            Err(_) => Arc::clone(&self.queue).acquire_many_owned(permits).await.ok(), // never closed
+        }
     }
 
     async fn submit(&self, submitted: &Arc<Submitted>, epoch: Option<Epoch>, deadline: Instant) -> Option<Replies> {

@@ -12,7 +12,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::applier::{self, Work};
 use super::core::{Core, Serving, payload_bytes};
 use super::evaluate::{answers_a_value, keys_of};
-use super::group::{Answered, Group, Tried};
+use super::group::{Answered, Group, Reads, Tried};
 use super::replies::ReplyRoom;
 use super::{Shard, scan};
 use crate::command::{Command, Reply};
@@ -20,7 +20,7 @@ use crate::record::Key;
 use crate::replication::{Appended, LogError};
 use crate::request;
 use crate::service::{Batch, Error, REPLIES_BYTES_MAX, Replies, Service};
-use crate::store::PREFETCHED;
+use crate::store::{Hints, PREFETCHED};
 use crate::sync::oneshot;
 
 /// Stands for a reply until it comes.
@@ -148,8 +148,8 @@ impl Shard {
         let mut waiting_keys: HashSet<Key, RandomState> = HashSet::default();
         let mut held_keys: HashSet<Key, RandomState> = HashSet::default();
         let mut is_too_much = bytes > REPLIES_BYTES_MAX;
-        let now = self.core.clock.now(); // these reads are of one moment
-        let mut hints = [None; PREFETCHED];
+        let mut reads = Reads::at(self.core.clock.now());
+        let mut hints = None;
         for i in 0..commands.len() {
             if i % PREFETCHED == 0 {
                 hints = self.core.store.hints(commands.get(i..).unwrap_or_default().iter().map(Command::key));
@@ -169,8 +169,8 @@ impl Shard {
                 }
                 true => Tried::MustWait,
                 false => {
-                    let hint = hints.get(i % PREFETCHED).copied().flatten();
-                    self.core.try_execute(serving, &mut group, i, command, hint, now)
+                    let hint = hints.as_ref().and_then(|hints: &Hints| *hints.get(i % PREFETCHED)?);
+                    self.core.try_execute(serving, &mut group, i, command, hint, &mut reads)
                 }
             };
             match tried {
@@ -198,7 +198,7 @@ impl Shard {
                 }
             }
         }
-        group.reads.count(&self.core.counters);
+        reads.count(&self.core.counters);
         Sorted { replies, group, waiting, held, bytes }
     }
 

@@ -21,7 +21,7 @@ use crate::store::{Admission, Hint, Known, Lookup};
 /// A command's place in its batch, and its outcome.
 pub(super) type Answered = (usize, Result<Reply, Error>);
 
-/// What became of a command that was tried without waiting. It is still there if it must wait or was a read.
+/// What became of a command that was tried without waiting. A write that was evaluated has been taken; all else is still there.
 pub(super) enum Tried {
     Answered(Result<Reply, Error>),
     /// It will be answered when its group is committed, with about so many bytes.
@@ -34,9 +34,10 @@ pub(super) enum Tried {
     NoRoom,
 }
 
-/// Reads that were answered without waiting, counted for a batch at once.
-#[derive(Default)]
+/// The reads of a batch, which are of one moment, and how many were answered without waiting: counted at once.
 pub(super) struct Reads {
+    /// Not before the batch came.
+    now: Timestamp,
     hits: u64,
     misses: u64,
     /// Misses that the tier might have been asked for.
@@ -44,12 +45,16 @@ pub(super) struct Reads {
 }
 
 impl Reads {
+    pub fn at(now: Timestamp) -> Self {
+        Self { now, hits: 0, misses: 0, avoided: 0 }
+    }
+
     fn note(&mut self, is_hit: bool) {
         self.hits += u64::from(is_hit);
         self.misses += u64::from(!is_hit);
     }
 
-    pub fn count(&self, counters: &Counters) {
+    pub fn count(self, counters: &Counters) {
         counters.hits.add(self.hits);
         counters.misses.add(self.misses);
         counters.loads_avoided.add(self.avoided);
@@ -59,8 +64,6 @@ impl Reads {
 /// Outcomes that are proposed and not committed. Holds the latches of their keys.
 #[derive(Default)]
 pub(super) struct Group {
-    /// Beside them.
-    pub reads: Reads,
     /// One a key, its newest: the group is committed as a whole, so those before will never have been.
     effects: Vec<Effect>,
     /// Beside each effect.
@@ -149,8 +152,7 @@ impl Group {
 }
 
 impl Core {
-    /// Answers a command if it needs no waiting at all, or takes it into the group. `hint`: of its key. `now`: for reads, not before the
-    /// batch came.
+    /// Answers a command if it needs no waiting at all, or takes it into the group. `hint`: of its key, if somebody has looked.
     pub fn try_execute(
         &self,
         serving: &Serving,
@@ -158,9 +160,9 @@ impl Core {
         place: usize,
         command: &mut Command,
         hint: Option<Hint>,
-        now: Timestamp,
+        reads: &mut Reads,
     ) -> Tried {
-        let (Some(key), Some(hint)) = (command.key(), hint) else { return Tried::MustWait };
+        let Some(key) = command.key() else { return Tried::MustWait };
         if command.has_many_keys() || matches!(command, Command::Explain { .. }) {
             return Tried::MustWait;
         }
@@ -170,7 +172,7 @@ impl Core {
         if command.is_write() {
             self.try_write(group, place, command)
         } else {
-            self.try_read(group, place, (key, hint), command, now)
+            self.try_read(group, place, command, key, hint, reads)
         }
     }
 
@@ -178,17 +180,20 @@ impl Core {
         &self,
         group: &mut Group,
         place: usize,
-        (key, hint): (&Key, Hint),
         command: &Command,
-        now: Timestamp,
+        key: &Key,
+        hint: Option<Hint>,
+        reads: &mut Reads,
     ) -> Tried {
+        let now = reads.now;
         if let Some(found) = group.find(key) {
             if self.is_write_through() {
                 return Tried::MustWait; // until the tier has it
             }
-            group.reads.note(found.is_some());
+            reads.note(found.is_some());
             return follow(group, place, Self::reply_read(command, found, now));
         }
+        let hint = hint.unwrap_or_else(|| self.store.hint(key));
         let Lookup::Known(mut known) = self.store.get(key, hint, now) else { return Tried::MustWait };
         if known.found.is_none() {
             // It may have expired under a write that saw it alive, and is being committed: that comes first (ADR 6).
@@ -202,8 +207,8 @@ impl Core {
         if known.unspilled.is_some() && self.is_write_through() && !is_planted(Rule::R18Visible) {
             return Tried::MustWait; // not acknowledged yet, so not to be seen yet
         }
-        group.reads.note(known.found.is_some());
-        group.reads.avoided += u64::from(known.found.is_none() && self.tier.is_some());
+        reads.note(known.found.is_some());
+        reads.avoided += u64::from(known.found.is_none() && self.tier.is_some());
         Tried::Answered(Self::reply_read(command, known.found, now))
     }
 
@@ -276,8 +281,7 @@ impl Core {
         appended: Result<Appended, LogError>,
         deadline: Instant,
     ) -> Vec<Answered> {
-        let Group { reads: _, effects, admissions, answers, superseded, followers, places: _, latches, bytes: _ } =
-            group;
+        let Group { effects, admissions, answers, superseded, followers, places: _, latches, bytes: _ } = group;
         let committed = self.commit_all(&effects, admissions, appended, deadline).await;
         drop(latches);
         if let Err(error) = committed {

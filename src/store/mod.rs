@@ -94,6 +94,9 @@ pub struct Hint {
     likely: Option<Handle>,
 }
 
+/// Of some keys in their order, as far as there are so many.
+pub type Hints = [Option<Hint>; PREFETCHED];
+
 /// What memory knows of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
@@ -210,29 +213,28 @@ impl Store {
         Hint { hash: self.hash(key), likely: None }
     }
 
-    /// Where the first [`PREFETCHED`] of some keys are to be looked for. Has the processor fetch what memory holds of them, so that the
-    /// waits for one overlap with those for the others.
-    pub fn hints<'a>(&self, keys: impl ExactSizeIterator<Item = Option<&'a Key>>) -> [Option<Hint>; PREFETCHED] {
-        let pays = keys.len() >= PREFETCHED_MIN;
+    /// Where the first of some keys are to be looked for, if they are so many that it pays to look for all. Has the processor fetch
+    /// what memory holds of them, so that the waits for one overlap with those for the others.
+    pub fn hints<'a>(&self, keys: impl ExactSizeIterator<Item = Option<&'a Key>>) -> Option<Hints> {
+        if keys.len() < PREFETCHED_MIN {
+            return None;
+        }
         let mut hints = [None; PREFETCHED];
         for (hint, key) in hints.iter_mut().zip(keys) {
             *hint = key.map(|key| self.hint(key));
-        }
-        if !pays {
-            return hints;
         }
         for hint in hints.iter().flatten() {
             self.partition(hint.hash).read().index.prefetch(hint.hash);
         }
         for hint in hints.iter_mut().flatten() {
-            hint.likely = self.partition(hint.hash).read().prefetch_place(hint.hash);
+            hint.likely = self.partition(hint.hash).read().prefetch_likely(hint.hash);
         }
         for hint in hints.iter().flatten() {
             if let Some(handle) = hint.likely {
                 self.partition(hint.hash).read().slab.prefetch_entry(handle);
             }
         }
-        hints
+        Some(hints)
     }
 
     /// What memory knows of a key, without the policy taking note.

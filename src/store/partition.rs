@@ -144,8 +144,8 @@ impl Partition {
         (lookup(&entry, now), settling)
     }
 
-    /// Asks the processor for where the entry is that is most likely the one of this hash.
-    pub fn prefetch_place(&self, hash: KeyHash) -> Option<Handle> {
+    /// The entry that is most likely the one of this hash; asks the processor for where that is.
+    pub fn prefetch_likely(&self, hash: KeyHash) -> Option<Handle> {
         let handle = self.index.first(hash)?;
         self.slab.prefetch_place(handle);
         self.policy.prefetch(handle);

@@ -87,6 +87,28 @@ fn requests_on_all_keys_keep_their_place_in_a_pipeline() {
     }
 }
 
+/// Of a request that is refused for one of its keys, nothing is done.
+#[test]
+fn what_is_refused_half_way_is_not_done_at_all() {
+    let ours = Ours::start(2, 25);
+    let mut wire = Wire::connect(ours.primary());
+    let long = "k".repeat(2000);
+    let requests: [&[&str]; 6] = [
+        &["SET", "a", "1"],
+        &["DEL", "a", &long],
+        &["MSET", "a", "2", "", "3"],
+        &["MGET", "a", ""],
+        &["GET", "a"],
+        &["PING"],
+    ];
+    let answer = |reply: Vec<u8>| String::from_utf8(reply).unwrap().split(' ').next().unwrap().to_owned();
+    let one_by_one: Vec<String> = requests.iter().map(|words| answer(wire.ask(words))).collect();
+    assert_eq!(one_by_one, ["+OK\r\n", "-ERR", "-ERR", "-ERR", "$1\r\n1\r\n", "+PONG\r\n"]);
+    wire.send(&requests.iter().flat_map(|words| request(words)).collect::<Vec<_>>());
+    let pipelined: Vec<String> = requests.iter().map(|_| answer(wire.reply())).collect();
+    assert_eq!(pipelined, one_by_one);
+}
+
 #[test]
 fn several_keys_are_many_more_than_a_batch_takes() {
     let ours = Ours::start(2, 25);

@@ -126,7 +126,8 @@ enum Apart {
     /// These commands are kept in their order by going alone.
     Alone(Vec<Command>, Asked),
     Keyspace(Keyspace),
-    System(System),
+    /// With the name of the command.
+    System(&'static str, System),
 }
 
 struct Connection<S, M, IO> {
@@ -161,7 +162,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
                 go_last().await;
             }
             self.write().await?;
-            if self.session.is_over || shutdown.is_cancelled() {
+            if self.session.is_over {
                 return Ok(());
             }
             input.reserve(self.parser.wants().max(room));
@@ -255,10 +256,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         let shape = match spec.translate(request, &mut self.pending.commands)? {
             Action::Data(shape) => shape,
             Action::Keyspace(asked) => return Ok(Some(Apart::Keyspace(asked))),
-            Action::System(asked) => {
-                self.client.client.names.lock().last_command = spec.name;
-                return Ok(Some(Apart::System(asked)));
-            }
+            Action::System(asked) => return Ok(Some(Apart::System(spec.name, asked))),
         };
         if self.crosses_slots(from) {
             return Err(errors::cross_slot());
@@ -281,7 +279,8 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
                 self.ask_pending().await?;
             }
             Apart::Keyspace(asked) => self.keyspace(asked).await?,
-            Apart::System(asked) => {
+            Apart::System(name, asked) => {
+                self.client.client.names.lock().last_command = name;
                 self.system(asked).await;
                 self.parser.limit(limits(&self.session));
             }

@@ -1,5 +1,7 @@
 //! Commands on keys, whatever their value, and on all of them.
 
+use bytes::Bytes;
+
 use super::options::{self, Base, Unit};
 use super::words::{Words, is, shown};
 use super::{Action, Keyspace, Refusal, Shape, Translated};
@@ -55,7 +57,7 @@ pub(super) fn pexpireat(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Tran
 fn set_expiry(words: &mut Words<'_>, unit: Unit, base: Base, batch: &mut Vec<Command>) -> Translated {
     let (key, amount) = (words.key()?, words.next()?);
     let when = options::expire_when(words)?;
-    let amount = parse_integer(&amount).ok_or_else(Refusal::not_an_integer)?;
+    let amount = parse_integer(amount).ok_or_else(Refusal::not_an_integer)?;
     let expiry = options::moment(words.name(), amount, unit, base)?;
     data(Command::Update { key, update: Update::Expire { expiry, when } }, Shape::Done, batch)
 }
@@ -94,10 +96,10 @@ pub(super) fn copy(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Translate
     let (from, to) = (words.key()?, words.key()?);
     let mut existence = Existence::Absent;
     while let Some(word) = words.option() {
-        if is(&word, "REPLACE") {
+        if is(word, "REPLACE") {
             existence = Existence::Any;
-        } else if is(&word, "DB") {
-            match parse_integer(&words.operand()?) {
+        } else if is(word, "DB") {
+            match parse_integer(words.operand()?) {
                 Some(0) => {}
                 Some(_) => return Err(Refusal::err("DB index is out of range")),
                 None => return Err(Refusal::not_an_integer()),
@@ -114,7 +116,7 @@ pub(super) fn copy(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Translate
 
 pub(super) fn object(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Translated {
     let what = words.next()?;
-    let shape = match &what {
+    let shape = match what {
         what if is(what, "ENCODING") => Shape::Encoding,
         what if is(what, "REFCOUNT") => Shape::ReferenceCount,
         what if is(what, "IDLETIME") => Shape::IdleTime,
@@ -124,7 +126,7 @@ pub(super) fn object(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Transla
         }
     };
     if words.len() != 1 {
-        return Err(Refusal::arity(&format!("object|{}", shown(&what).to_ascii_lowercase())));
+        return Err(Refusal::arity(&format!("object|{}", shown(what).to_ascii_lowercase())));
     }
     data(Command::Get { key: words.key()? }, shape, batch)
 }
@@ -134,21 +136,21 @@ pub(super) fn dbsize(_: &mut Words<'_>, batch: &mut Vec<Command>) -> Translated 
 }
 
 pub(super) fn scan(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
-    let cursor = std::str::from_utf8(&words.next()?).ok().and_then(|cursor| cursor.parse().ok());
+    let cursor = std::str::from_utf8(words.next()?).ok().and_then(|cursor| cursor.parse().ok());
     let cursor = cursor.ok_or_else(|| Refusal::err("invalid cursor"))?;
     let (mut pattern, mut count, mut has_type) = (None, PAGE_KEYS, true);
     while let Some(word) = words.option() {
         let operand = words.operand()?;
-        if is(&word, "MATCH") {
-            pattern = Some(operand);
-        } else if is(&word, "COUNT") {
-            let wanted = parse_integer(&operand).ok_or_else(Refusal::not_an_integer)?;
+        if is(word, "MATCH") {
+            pattern = Some(Bytes::copy_from_slice(operand));
+        } else if is(word, "COUNT") {
+            let wanted = parse_integer(operand).ok_or_else(Refusal::not_an_integer)?;
             if wanted < 1 {
                 return Err(Refusal::syntax());
             }
             count = u32::try_from(wanted).unwrap_or(u32::MAX);
-        } else if is(&word, "TYPE") {
-            has_type = is(&operand, "STRING");
+        } else if is(word, "TYPE") {
+            has_type = is(operand, "STRING");
         } else {
             return Err(Refusal::syntax());
         }
@@ -157,7 +159,7 @@ pub(super) fn scan(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
 }
 
 pub(super) fn keys(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
-    Ok(Action::Keyspace(Keyspace::Keys { pattern: words.next()? }))
+    Ok(Action::Keyspace(Keyspace::Keys { pattern: words.bytes()? }))
 }
 
 pub(super) fn randomkey(_: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
@@ -167,7 +169,7 @@ pub(super) fn randomkey(_: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
 pub(super) fn flush(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
     match words.option() {
         None => {}
-        Some(mode) if (is(&mode, "ASYNC") || is(&mode, "SYNC")) && words.is_empty() => {}
+        Some(mode) if (is(mode, "ASYNC") || is(mode, "SYNC")) && words.is_empty() => {}
         Some(_) => return Err(Refusal::syntax()),
     }
     Ok(Action::Keyspace(Keyspace::Flush))

@@ -1,7 +1,5 @@
 //! The options of SET, GETEX and the EXPIRE family.
 
-use bytes::Bytes;
-
 use super::Refusal;
 use super::words::{Words, is, shown};
 use crate::command::{Existence, ExpireWhen, NewExpiry};
@@ -38,21 +36,21 @@ pub(super) enum Of {
 
 pub(super) fn parse(words: &mut Words<'_>, of: Of) -> Result<Options, Refusal> {
     let mut options = Options { existence: Existence::Any, answer_old: false, expiry: None };
-    let mut moment: Option<(Bytes, Unit, Base)> = None;
+    let mut moment: Option<(&[u8], Unit, Base)> = None;
     while let Some(word) = words.option() {
         match of {
             // Said twice it means the same.
-            Of::Set if is(&word, "NX") && options.existence != Existence::Present => {
+            Of::Set if is(word, "NX") && options.existence != Existence::Present => {
                 options.existence = Existence::Absent;
             }
-            Of::Set if is(&word, "XX") && options.existence != Existence::Absent => {
+            Of::Set if is(word, "XX") && options.existence != Existence::Absent => {
                 options.existence = Existence::Present;
             }
-            Of::Set if is(&word, "GET") => options.answer_old = true,
-            Of::Set if is(&word, "KEEPTTL") && moment.is_none() => options.expiry = Some(NewExpiry::Keep),
-            Of::GetEx if is(&word, "PERSIST") && moment.is_none() => options.expiry = Some(NewExpiry::Never),
+            Of::Set if is(word, "GET") => options.answer_old = true,
+            Of::Set if is(word, "KEEPTTL") && moment.is_none() => options.expiry = Some(NewExpiry::Keep),
+            Of::GetEx if is(word, "PERSIST") && moment.is_none() => options.expiry = Some(NewExpiry::Never),
             Of::Set | Of::GetEx => {
-                let Some((unit, base)) = unit_of(&word) else { return Err(Refusal::syntax()) };
+                let Some((unit, base)) = unit_of(word) else { return Err(Refusal::syntax()) };
                 // Of the same kind, the last one counts.
                 let is_other = moment.as_ref().is_some_and(|(_, unit2, base2)| (*unit2, *base2) != (unit, base));
                 if is_other || options.expiry.is_some() {
@@ -63,7 +61,7 @@ pub(super) fn parse(words: &mut Words<'_>, of: Of) -> Result<Options, Refusal> {
         }
     }
     if let Some((amount, unit, base)) = moment {
-        options.expiry = Some(future(words.name(), &amount, unit, base)?);
+        options.expiry = Some(future(words.name(), amount, unit, base)?);
     }
     Ok(options)
 }
@@ -109,11 +107,11 @@ pub(super) fn expire_when(words: &mut Words<'_>) -> Result<ExpireWhen, Refusal> 
     let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
     while let Some(word) = words.option() {
         let flag = match word {
-            word if is(&word, "NX") => &mut nx,
-            word if is(&word, "XX") => &mut xx,
-            word if is(&word, "GT") => &mut gt,
-            word if is(&word, "LT") => &mut lt,
-            word => return Err(Refusal::err(format_args!("Unsupported option {}", shown(&word)))),
+            word if is(word, "NX") => &mut nx,
+            word if is(word, "XX") => &mut xx,
+            word if is(word, "GT") => &mut gt,
+            word if is(word, "LT") => &mut lt,
+            word => return Err(Refusal::err(format_args!("Unsupported option {}", shown(word)))),
         };
         *flag = true;
     }

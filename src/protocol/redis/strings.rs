@@ -45,7 +45,7 @@ pub(super) fn psetex(words: &mut Words<'_>, batch: &mut Vec<Command>) -> Transla
 
 fn set_expiring(words: &mut Words<'_>, unit: Unit, batch: &mut Vec<Command>) -> Translated {
     let (key, amount, value) = (words.key()?, words.next()?, words.value()?);
-    let expiry = options::future(words.name(), &amount, unit, Base::Now)?;
+    let expiry = options::future(words.name(), amount, unit, Base::Now)?;
     let set = Update::Set { value, expiry, existence: Existence::Any, answer_old: false };
     update(key, set, Shape::Stored, batch)
 }

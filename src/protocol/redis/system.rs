@@ -90,12 +90,12 @@ pub(super) fn ok(_: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
 }
 
 pub(super) fn ping(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
-    let message = words.option();
+    let message = if words.is_empty() { None } else { Some(words.bytes()?) };
     if words.is_empty() { system(System::Ping(message)) } else { Err(Refusal::arity(words.name())) }
 }
 
 pub(super) fn echo(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
-    system(System::Echo(words.next()?))
+    system(System::Echo(words.bytes()?))
 }
 
 pub(super) fn quit(_: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
@@ -116,10 +116,10 @@ pub(super) fn select(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated 
 }
 
 pub(super) fn auth(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
-    let first = words.next()?;
-    let auth = match words.option() {
-        Some(password) => System::Auth { user: Some(first), password },
-        None => System::Auth { user: None, password: first },
+    let first = words.bytes()?;
+    let auth = match words.len() {
+        0 => System::Auth { user: None, password: first },
+        _ => System::Auth { user: Some(first), password: words.bytes()? },
     };
     if words.is_empty() { system(auth) } else { Err(Refusal::syntax()) }
 }
@@ -127,17 +127,17 @@ pub(super) fn auth(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
 pub(super) fn hello(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
     let mut hello = Hello { version: None, auth: None, name: None };
     if let Some(version) = words.option() {
-        hello.version = match parse_integer(&version) {
+        hello.version = match parse_integer(version) {
             Some(version @ 2..=3) => Some(version as u8),
             Some(_) => return Err(Refusal("NOPROTO unsupported protocol version".to_owned())),
             None => return Err(Refusal::err("Protocol version is not an integer or out of range")),
         };
     }
     while let Some(word) = words.option() {
-        let unknown = || Refusal::err(format_args!("Syntax error in HELLO option '{}'", shown(&word)));
-        if is(&word, "AUTH") && words.len() >= 2 {
-            hello.auth = Some((words.next()?, words.next()?));
-        } else if is(&word, "SETNAME") && !words.is_empty() {
+        let unknown = || Refusal::err(format_args!("Syntax error in HELLO option '{}'", shown(word)));
+        if is(word, "AUTH") && words.len() >= 2 {
+            hello.auth = Some((words.bytes()?, words.bytes()?));
+        } else if is(word, "SETNAME") && !words.is_empty() {
             hello.name = Some(client_name(words.next()?)?);
         } else {
             return Err(unknown());
@@ -146,13 +146,12 @@ pub(super) fn hello(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
     system(System::Hello(hello))
 }
 
-/// A copy: the request that it came in may be large.
-fn client_name(name: Bytes) -> Result<Bytes, Refusal> {
+fn client_name(name: &[u8]) -> Result<Bytes, Refusal> {
     if name.len() > NAME_BYTES_MAX {
         return Err(Refusal::err(format_args!("Client names cannot have more than {NAME_BYTES_MAX} bytes.")));
     }
     if name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
-        return Ok(Bytes::copy_from_slice(&name));
+        return Ok(Bytes::copy_from_slice(name));
     }
     Err(Refusal::err("Client names cannot contain spaces, newlines or special characters."))
 }
@@ -168,7 +167,7 @@ pub(super) fn role(_: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
 /// There are no replicas yet, and what was acknowledged is durable here.
 pub(super) fn wait(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
     words.integer()?;
-    match parse_integer(&words.next()?) {
+    match parse_integer(words.next()?) {
         Some(0..) => system(System::Integer(0)),
         Some(_) => Err(Refusal::err("timeout is negative")),
         None => Err(Refusal::err("timeout is not an integer or out of range")),
@@ -180,7 +179,7 @@ pub(super) fn info(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
 }
 
 fn rest(words: &mut Words<'_>) -> Vec<Bytes> {
-    std::iter::from_fn(|| words.option()).collect()
+    std::iter::from_fn(|| words.option()).map(Bytes::copy_from_slice).collect()
 }
 
 /// A subcommand with its full name, as in `client|id`, and how many words follow it: so many, or at least so many.
@@ -197,7 +196,7 @@ fn subcommand(words: &mut Words<'_>, subs: &[Sub]) -> Result<&'static str, Refus
         }
     }
     let command = words.name().to_ascii_uppercase();
-    Err(Refusal::err(format_args!("unknown subcommand '{}'. Try {command} HELP.", shown(&word))))
+    Err(Refusal::err(format_args!("unknown subcommand '{}'. Try {command} HELP.", shown(word))))
 }
 
 pub(super) fn client(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
@@ -220,19 +219,19 @@ pub(super) fn client(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated 
         "setname" => system(System::ClientSetName(client_name(words.next()?)?)),
         "setinfo" => {
             let (what, value) = (words.next()?, client_name(words.next()?)?);
-            match &what {
+            match what {
                 what if is(what, "LIB-NAME") => system(System::ClientSetInfo { is_version: false, value }),
                 what if is(what, "LIB-VER") => system(System::ClientSetInfo { is_version: true, value }),
                 what => Err(Refusal::err(format_args!("Unrecognized option '{}'", shown(what)))),
             }
         }
-        "reply" => match &words.next()? {
+        "reply" => match words.next()? {
             mode if is(mode, "ON") => system(System::ClientReply(ClientReply::On)),
             mode if is(mode, "OFF") => system(System::ClientReply(ClientReply::Off)),
             mode if is(mode, "SKIP") => system(System::ClientReply(ClientReply::Skip)),
             _ => Err(Refusal::syntax()),
         },
-        _ => match &words.next()? {
+        _ => match words.next()? {
             mode if is(mode, "ON") || is(mode, "OFF") => system(System::Ok),
             _ => Err(Refusal::syntax()),
         },

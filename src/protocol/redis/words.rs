@@ -36,34 +36,39 @@ impl<'a> Words<'a> {
     }
 
     /// The next word, if there is one.
-    pub fn option(&mut self) -> Option<Bytes> {
-        let word = self.request.bytes(self.at)?;
+    pub fn option(&mut self) -> Option<&'a [u8]> {
+        let word = self.request.get(self.at)?;
         self.at += 1;
         Some(word)
     }
 
     /// The next word, which the command must have.
-    pub fn next(&mut self) -> Result<Bytes, Refusal> {
+    pub fn next(&mut self) -> Result<&'a [u8], Refusal> {
         self.option().ok_or_else(|| Refusal::arity(self.name))
     }
 
     /// The next word, which an option must have.
-    pub fn operand(&mut self) -> Result<Bytes, Refusal> {
+    pub fn operand(&mut self) -> Result<&'a [u8], Refusal> {
         self.option().ok_or_else(Refusal::syntax)
     }
 
-    pub fn key(&mut self) -> Result<Key, Refusal> {
-        let word = self.request.get(self.at).ok_or_else(|| Refusal::arity(self.name))?;
+    /// The next word, which the command must have, for as long as it is wanted.
+    pub fn bytes(&mut self) -> Result<Bytes, Refusal> {
+        let word = self.request.bytes(self.at).ok_or_else(|| Refusal::arity(self.name))?;
         self.at += 1;
-        Ok(Key::copy_from(word)?)
+        Ok(word)
+    }
+
+    pub fn key(&mut self) -> Result<Key, Refusal> {
+        Ok(Key::copy_from(self.next()?)?)
     }
 
     pub fn value(&mut self) -> Result<Value, Refusal> {
-        Ok(Value::new(self.next()?)?)
+        Ok(Value::new(self.bytes()?)?)
     }
 
     pub fn integer(&mut self) -> Result<i64, Refusal> {
-        parse_integer(&self.next()?).ok_or_else(Refusal::not_an_integer)
+        parse_integer(self.next()?).ok_or_else(Refusal::not_an_integer)
     }
 }
 

@@ -5,13 +5,15 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+/// Shorter arguments are copied.
+const SHARED_BYTES_MIN: usize = 4096;
 /// Arguments whose places need no memory of their own: enough for `SET key value EX 60 NX`.
 pub(super) const SPANS_INLINE: usize = 6;
 
 /// The arguments of one request, the command's name first.
 ///
-/// Looking at an argument costs nothing. [`Args::bytes`] copies those of a short request and shares those of a long one, so that
-/// what outlives a request keeps nothing else of what was read alive that is worth mentioning.
+/// Looking at an argument costs nothing. [`Args::bytes`] copies a short one; a long one keeps alive what the request was read into,
+/// which may be some times as much.
 #[derive(Clone)]
 pub struct Args<'b> {
     frame: Frame<'b>,
@@ -69,8 +71,8 @@ impl<'b> Args<'b> {
     pub fn bytes(&self, index: usize) -> Option<Bytes> {
         let range = self.spans.get(index)?.range();
         match &self.frame {
-            Frame::Buffered(bytes) => bytes.get(range).map(Bytes::copy_from_slice),
-            Frame::Taken(bytes) => Some(bytes.slice(range)),
+            Frame::Taken(bytes) if range.len() >= SHARED_BYTES_MIN => Some(bytes.slice(range)),
+            frame => frame.as_bytes().get(range).map(Bytes::copy_from_slice),
         }
     }
 
