@@ -75,8 +75,17 @@ impl Tasks {
 }
 
 async fn logged(name: &'static str, future: impl Future<Output = ()>) {
-    if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-        log_panic(name, &*panic);
+    let _ = contained(name, future).await;
+}
+
+/// Does some work to its end. `None`: it has panicked, which is logged.
+pub async fn contained<T>(name: &'static str, work: impl Future<Output = T>) -> Option<T> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(done) => Some(done),
+        Err(panic) => {
+            log_panic(name, &*panic);
+            None
+        }
     }
 }
 

@@ -1,9 +1,6 @@
 //! Applies what the log commits, in the order in which it was appended. One task does it for all batches whose writes wait for
 //! nothing but their commit: a sync of the journal wakes it alone, and not each of the many whose writes it has made durable.
 
-use std::panic::AssertUnwindSafe;
-
-use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +10,7 @@ use super::core::Core;
 use super::group::{Answered, Group};
 use crate::replication::Appended;
 use crate::sync::oneshot;
-use crate::task::{go_last, log_panic};
+use crate::task::{contained, go_last};
 
 /// A group on its way to being committed. Nobody may cancel it (R5).
 pub(super) struct Work {
@@ -52,8 +49,7 @@ pub(super) async fn run(core: &Core, mut queue: mpsc::UnboundedReceiver<Work>, s
 /// A panic ends the work on this group only; who waits for it is told that the work broke off.
 pub(super) async fn apply(core: &Core, Work { group, appended, deadline, in_flight, answers }: Work) {
     let _in_flight = in_flight;
-    match AssertUnwindSafe(core.commit_group(group, Ok(appended), deadline)).catch_unwind().await {
-        Ok(answered) => drop(answers.send(answered)), // or nobody waits any more
-        Err(panic) => log_panic("applier", &*panic),
+    if let Some(answered) = contained("applier", core.commit_group(group, Ok(appended), deadline)).await {
+        drop(answers.send(answered)); // or nobody waits any more
     }
 }

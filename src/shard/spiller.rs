@@ -255,7 +255,8 @@ impl Spiller {
         }
     }
 
-    /// Brings a batch into the tier. If this panics, nobody knows what the tier has of it, and its keys stay as being flushed.
+    /// Brings a batch into the tier. If this panics, nobody knows what became of it here, and its keys stay as being flushed. The tier
+    /// does not.
     async fn spill(&self, batch: Batch, lane: Leased) {
         let mut parts = vec![batch.effects.as_slice()];
         if self.settle(&mut parts, batch.claim, lane).await.is_err() {

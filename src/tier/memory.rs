@@ -96,6 +96,7 @@ struct State {
 struct Faults {
     down: bool,
     failing_calls: u32,
+    panicking_calls: u32,
     commit: Option<CommitFault>,
     swap: Option<CommitFault>,
     poison: HashSet<Key>,
@@ -130,6 +131,11 @@ impl MemoryTier {
     /// The next `n` calls, of whatever kind, are answered [`TierError::Unavailable`].
     pub fn fail_next(&self, n: u32) {
         self.state.lock().faults.failing_calls = n;
+    }
+
+    /// The next `n` calls, of whatever kind, panic.
+    pub fn panic_next(&self, n: u32) {
+        self.state.lock().faults.panicking_calls = n;
     }
 
     /// The next flush that gets as far as its commit ends like this.
@@ -238,6 +244,9 @@ impl MemoryTier {
     ) -> Result<T, TierError> {
         let state = &mut *self.state.lock();
         count(&mut state.calls);
+        let panics = state.faults.panicking_calls > 0;
+        state.faults.panicking_calls -= u32::from(panics);
+        assert!(!panics, "a planted panic");
         fail(&mut state.faults.failing_calls)?;
         if state.faults.down {
             return Err(TierError::Unavailable("down".into()));

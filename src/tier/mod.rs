@@ -8,6 +8,7 @@
 //! Implementations bound every statement in time themselves and close a connection that ran out of it.
 
 mod batch;
+mod contained;
 pub mod memory;
 pub mod mysql;
 mod pool;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use self::contained::Contained;
 use crate::cluster::{Fence, FenceToken, ShardName, TierId};
 use crate::command::Effect;
 use crate::record::{Key, Lsn, Record, Timestamp, Version};
@@ -173,7 +175,7 @@ pub struct SharedTier {
 
 impl SharedTier {
     pub fn new(tier: impl Tier) -> Self {
-        Self { tier: Arc::new(tier), home: None }
+        Self { tier: Arc::new(Contained(tier)), home: None }
     }
 
     /// The same, with its spiller on another runtime than the tasks that answer requests.

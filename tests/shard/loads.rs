@@ -402,3 +402,16 @@ async fn a_batch_that_waited_for_room_reads_no_more_than_another() {
     let stored = replies.iter().filter(|reply| matches!(reply, Ok(Reply::Stored(_)))).count();
     assert_eq!(stored, 6, "writes are done");
 }
+
+/// So often that none would be left who loads, if each took one along.
+#[tokio::test]
+async fn a_panic_in_the_client_of_the_tier_fails_a_load_and_no_later_one() {
+    let rig = Setup::new(1).start().await;
+    rig.put_spilled("k", "v").await;
+    for _ in 0..5 {
+        rig.tier.panic_next(1);
+        let failed = rig.one(get_command("k")).await;
+        assert!(matches!(&failed, Err(Error::Unavailable(reason)) if reason.contains("panicked")), "{failed:?}");
+    }
+    assert_eq!(rig.get("k").await.as_deref(), Some("v"));
+}

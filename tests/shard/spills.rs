@@ -441,3 +441,25 @@ async fn what_waits_for_the_tier_has_a_size_and_an_age() {
     rig.until_stats("it waits no more", |stats| stats.spill_queue == 0 && stats.spill_queue_age_ms == 0).await;
     assert_eq!(rig.stats().await.unspilled, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_client_of_the_tier_is_tried_again() {
+    let rig = Setup::new(1).start().await;
+    rig.put("k", "v").await;
+    rig.tier.panic_next(3);
+    rig.push_out().await;
+    assert_eq!(rig.tier.row(&key("k")).unwrap().value.as_bytes(), b"v");
+    assert!(rig.stats().await.spill_errors >= 1);
+}
+
+/// Few evicted records wait for company: not while somebody waits for the room that they take.
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_waits_for_room_does_not_wait_for_company_of_what_is_evicted() {
+    let rig = Setup::new(1).start().await;
+    let started = Instant::now();
+    for i in 0..20 {
+        rig.put(&format!("k{i}"), vec![0; VALUE_BYTES_MAX]).await;
+    }
+    assert!(rig.tier.flushes() > 0, "all had room");
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
