@@ -7,9 +7,10 @@ use crate::callers::{CONNECTIONS, connect, drive, get, put, shard_stats};
 use crate::cluster::Cluster;
 use crate::page::Chapter;
 use crate::peers::Kind;
-use crate::process::directory;
+use crate::process::{Server, directory};
+use crate::profile::{self, Look, Process};
 use crate::redis_benchmark;
-use crate::rounds::{Goal, PER_SECOND, Sides, turns};
+use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "A sync before each acknowledgement";
@@ -67,11 +68,25 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         for (cell, (_, rate)) in [&mut row.ours, &mut row.peers].into_iter().zip(samples.medians(|rate| *rate)) {
             *cell += &format!(", {:.0} µs a write", 1e6 * load.writers as f64 / rate);
         }
+        if row.is_missed() {
+            chapter.more.push(look(&sides, &load)?);
+        }
         chapter.rows.push(row);
         chapter.command(&redis_benchmark::command("set", &load.options()));
     }
     chapter.more.push(restart(cluster, bench.choose(1_000_000, 100_000)).await?);
     Ok(chapter)
+}
+
+/// One more turn of each, and where the time of the servers goes.
+fn look(sides: &[(&'static str, &Server)], load: &Load) -> Outcome<String> {
+    let mut columns = Vec::new();
+    for (name, server) in sides {
+        let Some(look) = Look::start(&[Process::of("server", server)])? else { return Ok(profile::missing()) };
+        redis_benchmark::run(server, "set", &load.options())?;
+        columns.push((*name, look.end()?, 1e6 / load.requests as f64));
+    }
+    Ok(profile::table(&format!("{}, in microseconds a write", load.name), &columns, MICROS))
 }
 
 /// How long a secondary that was killed takes to serve again, with records that only its journal has.
