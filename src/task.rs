@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -87,6 +87,12 @@ pub async fn contained<T>(name: &'static str, work: impl Future<Output = T>) -> 
             None
         }
     }
+}
+
+/// As [`contained`], of work that waits for nothing.
+pub fn contained_now<T>(name: &'static str, work: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.map_err(|panic| log_panic(name, &*panic)).ok()
 }
 
 /// A thread with a runtime of its own, for work in the background: it does not wait until requests are answered, nor they until it

@@ -10,7 +10,7 @@ use super::core::Core;
 use super::group::{Answered, Group};
 use crate::replication::Appended;
 use crate::sync::oneshot;
-use crate::task::{contained, go_last};
+use crate::task::{contained_now, go_last};
 
 /// A group on its way to being committed. Nobody may cancel it (R5).
 pub(super) struct Work {
@@ -49,7 +49,8 @@ pub(super) async fn run(core: &Core, mut queue: mpsc::UnboundedReceiver<Work>, s
 /// A panic ends the work on this group only; who waits for it is told that the work broke off.
 pub(super) async fn apply(core: &Core, Work { group, appended, deadline, in_flight, answers }: Work) {
     let _in_flight = in_flight;
-    if let Some(answered) = contained("applier", core.commit_group(group, Ok(appended), deadline)).await {
+    let committed = core.until_committed(group.effects(), Ok(appended), deadline).await;
+    if let Some(answered) = contained_now("applier", || core.end_group(group, committed)) {
         drop(answers.send(answered)); // or nobody waits any more
     }
 }

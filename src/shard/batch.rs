@@ -144,7 +144,8 @@ impl Shard {
     /// their keys. `bytes`: of the batch's replies before.
     fn sort_out(&self, serving: &Serving, mut commands: Vec<Command>, mut bytes: usize) -> Sorted {
         let mut replies = Vec::with_capacity(commands.len());
-        let (mut group, mut waiting, mut held) = (Group::default(), Vec::new(), Vec::new());
+        let mut group = Group::for_batch(commands.len());
+        let (mut waiting, mut held) = (Vec::new(), Vec::new());
         let mut waiting_keys: HashSet<Key, RandomState> = HashSet::default();
         let mut held_keys: HashSet<Key, RandomState> = HashSet::default();
         let mut is_too_much = bytes > REPLIES_BYTES_MAX;

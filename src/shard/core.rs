@@ -327,6 +327,24 @@ impl Core {
         appended: Result<Appended, LogError>,
         deadline: Instant,
     ) -> Result<(), Error> {
+        let _appended = self.until_committed(effects, appended, deadline).await?;
+        for (effect, admission) in effects.iter().zip(admissions) {
+            self.apply(effect, admission);
+        }
+        Ok(())
+    }
+
+    /// Waits until what was appended is committed. What the log had no room for is appended again. The caller keeps the outcome until
+    /// the effects are applied.
+    ///
+    /// # Errors
+    /// As [`Core::commit`].
+    pub async fn until_committed(
+        &self,
+        effects: &[Effect],
+        appended: Result<Appended, LogError>,
+        deadline: Instant,
+    ) -> Result<Appended, Error> {
         let committed = async {
             let appended = match appended {
                 Err(LogError::NoRoom(_)) => self.append_waiting(effects, deadline).await?,
@@ -337,18 +355,13 @@ impl Core {
             }
             appended.committed().await.map(|()| appended)
         };
-        // Kept until the effects are applied.
-        let _appended = committed.await.map_err(|error| match error {
+        committed.await.map_err(|error| match error {
             LogError::NoRoom(reason) => {
                 self.counters.busy.add(effects.len() as u64);
                 Error::Busy(reason)
             }
             LogError::Broken(reason) => Error::Unknown(reason),
-        })?;
-        for (effect, admission) in effects.iter().zip(admissions) {
-            self.apply(effect, admission);
-        }
-        Ok(())
+        })
     }
 
     /// Waits for room in the log (R15).

@@ -177,7 +177,7 @@ impl Core {
     /// The caller holds the latch of the key.
     async fn write_turn(&self, key: &Key, mut turn: VecDeque<Waiting>) {
         while !turn.is_empty() {
-            let mut group = Group::default();
+            let mut group = Group::for_batch(1);
             let mut grouped = Vec::new();
             let mut deadline = Instant::now();
             let mut alone = None;

@@ -79,17 +79,31 @@ pub(super) struct Group {
     latches: Vec<Latch>,
     /// Of the keys and values in the effects.
     bytes: usize,
+    /// For so many writes there is room from the first on.
+    room: usize,
 }
 
 /// What the effects of a group take at most, unless it is one: a short command may keep or lengthen a long value (R9).
 const EFFECTS_BYTES_MAX: usize = VALUE_BYTES_MAX + BATCH_BYTES_MAX;
 
+/// Room is made for so many writes, or all commands of the batch if they are fewer.
+const ROOM: usize = 4;
+
 /// Most groups are small: so many effects are looked through one by one.
 const SCANNED: usize = 8;
 
 impl Group {
+    /// For a batch of so many commands.
+    pub fn for_batch(commands: usize) -> Self {
+        Self { room: commands.min(ROOM), ..Self::default() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.effects.is_empty()
+    }
+
+    pub fn effects(&self) -> &[Effect] {
+        &self.effects
     }
 
     /// What a key will be once the group is committed, if the group changes it.
@@ -123,7 +137,20 @@ impl Group {
         self.is_empty() || self.bytes + payload_bytes <= EFFECTS_BYTES_MAX
     }
 
+    /// Until it is committed.
+    fn hold(&mut self, latch: Latch) {
+        if self.latches.is_empty() {
+            self.latches.reserve_exact(self.room);
+        }
+        self.latches.push(latch);
+    }
+
     fn push(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
+        if self.is_empty() {
+            self.answers.reserve_exact(self.room);
+            self.effects.reserve_exact(self.room);
+            self.admissions.reserve_exact(self.room);
+        }
         self.answers.push((place, answer, effect.version()));
         self.bytes += effect.size_bytes();
         self.effects.push(effect);
@@ -266,7 +293,9 @@ impl Core {
             return Tried::Answered(reply.into_reply(Some(version)));
         }
         let bytes = reply.size_bytes();
-        group.latches.extend(latch);
+        if let Some(latch) = latch {
+            group.hold(latch);
+        }
         match is_follower {
             true => group.push_newer(place, effect, admission, reply),
             false => group.push(place, effect, admission, reply),
@@ -277,30 +306,54 @@ impl Core {
     /// Waits for the commit of a group, applies it, and gives its answers.
     pub async fn commit_group(
         &self,
-        group: Group,
+        mut group: Group,
         appended: Result<Appended, LogError>,
         deadline: Instant,
     ) -> Vec<Answered> {
-        let Group { effects, admissions, answers, superseded, followers, places: _, latches, bytes: _ } = group;
-        let committed = self.commit_all(&effects, admissions, appended, deadline).await;
-        drop(latches);
-        if let Err(error) = committed {
-            let writes = answers.into_iter().map(|(place, ..)| (place, Err(error.clone())));
-            let followers = followers.into_iter().map(|(place, _)| (place, Err(unseen(&error))));
-            return writes.chain(followers).collect();
+        let committed = self.until_committed(&group.effects, appended, deadline).await;
+        if !self.is_write_through() || committed.is_err() {
+            return self.end_group(group, committed);
         }
-        self.counters.puts.add(superseded.0);
-        self.counters.deletes.add(superseded.1);
-        if !self.is_write_through() {
-            let writes = answers.into_iter().map(|(place, reply, version)| (place, reply.into_reply(Some(version))));
-            return writes.chain(followers).collect();
-        }
+        self.apply_group(&mut group);
+        drop(committed);
+        let Group { effects, answers, followers, .. } = group;
         // Here a group has one write a key.
         let writes = effects.iter().zip(answers).map(async |(effect, (place, reply, version))| {
             let through = self.wait_through(effect.key(), version, deadline).await;
             (place, through.and_then(|()| reply.into_reply(Some(version))))
         });
         join_all(writes).await.into_iter().chain(followers).collect()
+    }
+
+    /// Applies a group if it was committed, and gives its answers. Not in write-through, where they wait for the tier.
+    pub fn end_group(&self, mut group: Group, committed: Result<Appended, Error>) -> Vec<Answered> {
+        if committed.is_ok() {
+            self.apply_group(&mut group);
+        }
+        let Group { answers, followers, latches, .. } = group;
+        drop(latches);
+        match committed {
+            Ok(_) => {
+                let writes =
+                    answers.into_iter().map(|(place, reply, version)| (place, reply.into_reply(Some(version))));
+                writes.chain(followers).collect()
+            }
+            Err(error) => {
+                let writes = answers.into_iter().map(|(place, ..)| (place, Err(error.clone())));
+                let followers = followers.into_iter().map(|(place, _)| (place, Err(unseen(&error))));
+                writes.chain(followers).collect()
+            }
+        }
+    }
+
+    /// Makes what a group has committed visible, and lets others write its keys.
+    fn apply_group(&self, group: &mut Group) {
+        for (effect, admission) in group.effects.iter().zip(group.admissions.drain(..)) {
+            self.apply(effect, admission);
+        }
+        self.counters.puts.add(group.superseded.0);
+        self.counters.deletes.add(group.superseded.1);
+        group.latches.clear();
     }
 }
 

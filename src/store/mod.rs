@@ -220,18 +220,25 @@ impl Store {
             return None;
         }
         let mut hints = [None; PREFETCHED];
-        for (hint, key) in hints.iter_mut().zip(keys) {
-            *hint = key.map(|key| self.hint(key));
+        // Whoever holds some partitions waits for no other: the keys of one that is being written go without.
+        let mut partitions = [const { None }; PREFETCHED];
+        for ((hint, partition), key) in hints.iter_mut().zip(&mut partitions).zip(keys) {
+            let Some(key) = key else { continue };
+            let hash = self.hash(key);
+            *hint = Some(Hint { hash, likely: None });
+            *partition = self.partition(hash).try_read();
+            if let Some(partition) = partition {
+                partition.index.prefetch(hash);
+            }
         }
-        for hint in hints.iter().flatten() {
-            self.partition(hint.hash).read().index.prefetch(hint.hash);
+        for (hint, partition) in hints.iter_mut().zip(&partitions) {
+            if let (Some(hint), Some(partition)) = (hint, partition) {
+                hint.likely = partition.prefetch_likely(hint.hash);
+            }
         }
-        for hint in hints.iter_mut().flatten() {
-            hint.likely = self.partition(hint.hash).read().prefetch_likely(hint.hash);
-        }
-        for hint in hints.iter().flatten() {
-            if let Some(handle) = hint.likely {
-                self.partition(hint.hash).read().slab.prefetch_entry(handle);
+        for (hint, partition) in hints.iter().zip(&partitions) {
+            if let (Some(Hint { likely: Some(handle), .. }), Some(partition)) = (hint, partition) {
+                partition.slab.prefetch_entry(*handle);
             }
         }
         Some(hints)

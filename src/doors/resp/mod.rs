@@ -19,10 +19,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use futures::FutureExt;
+use futures::{FutureExt, poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
@@ -155,9 +156,15 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         let mut stopped = pin!(shutdown.cancelled()); // one for all turns: each registers with a token that all share
         loop {
             let parsed = self.take_requests(&mut input).await;
-            self.ask_pending().await?;
+            let has_waited = {
+                let mut asked = pin!(self.ask_pending());
+                match poll!(asked.as_mut()) {
+                    Poll::Ready(asked) => asked.map(|()| false)?,
+                    Poll::Pending => asked.await.map(|()| true)?,
+                }
+            };
             parsed?;
-            if has_one_worker && !self.output.is_empty() {
+            if has_one_worker && !has_waited && !self.output.is_empty() {
                 // First the requests of all others: a client of many connections is woken once for their answers (ADR 14).
                 go_last().await;
             }
@@ -168,9 +175,9 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             input.reserve(self.parser.wants().max(room));
             let capacity = input.capacity() - input.len();
             let read = tokio::select! {
-                biased;
-                () = &mut stopped => return Ok(()),
+                biased; // whoever is read from without end is made to wait by tokio at times
                 read = self.read(&mut input) => read?,
+                () = &mut stopped => return Ok(()),
             };
             match read {
                 0 => return Ok(()),

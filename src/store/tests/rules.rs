@@ -560,3 +560,22 @@ fn keys_of_one_tag_are_listed_and_leave_one_by_one() {
     }
     assert!(listed().is_empty());
 }
+
+/// Whoever looks ahead holds several partitions, and may hold one twice: waiting for a writer, who waits for him, would never end.
+#[test]
+fn looking_ahead_waits_for_no_writer() {
+    let store = store(Spill::Nothing);
+    let names = ["a", "b", "c", "d"];
+    names.iter().zip(1..).for_each(|(name, lsn)| put(&store, name, lsn));
+    let keys: Vec<Key> = names.iter().copied().map(key).collect();
+    let likely = |hints: Hints| hints.iter().flatten().filter(|hint| hint.likely.is_some()).count();
+    assert_eq!(store.hints(keys.iter().map(Some)).map(likely), Some(4));
+    let (done, until_done) = mpsc::channel();
+    thread::scope(|scope| {
+        let writer = store.partitions[0].write();
+        scope.spawn(|| done.send(store.hints(keys.iter().map(Some)).map(likely)));
+        let found = until_done.recv_timeout(Duration::from_secs(10));
+        drop(writer);
+        assert_eq!(found, Ok(Some(0)));
+    });
+}
