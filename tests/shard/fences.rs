@@ -265,6 +265,29 @@ async fn a_shard_that_gets_its_slots_back_after_it_was_fenced_forgets_what_it_ha
     assert!(rig.tier.row(&key("dirty")).is_none());
 }
 
+/// What is forgotten with the fence does not wait for the tier any more, and whoever watches the queue is not alarmed for ever.
+#[tokio::test]
+async fn what_waited_under_a_lost_claim_has_no_age_under_the_next() {
+    let mut setup = Setup::new(1);
+    let rig = setup.start().await;
+    let executor = setup.spawn();
+    rig.tier.hold_flushes();
+    let puts = (0..10).map(|i| crate::rig::put_command(&format!("k{i}"), "late")).collect();
+    rig.run(puts, Duration::from_secs(10)).await;
+    rig.until_flush_is_held().await;
+    rig.until_stats("they wait", |stats| stats.spill_queue_age_ms > 0).await;
+    let fence = executor.fences().await.unwrap().remove(0);
+    retire(&executor, fence, SlotSet::empty(), Epoch(2)).await;
+    rig.tier.release_flushes();
+    rig.until_state("fenced", |state| matches!(state, MemberState::Refusing(_))).await;
+    setup.assignment.epoch = Epoch(3);
+    rig.assign(&setup.assignment).await;
+    rig.until_state("serving", |state| *state == MemberState::Serving).await;
+    rig.put_spilled("k", "new").await;
+    rig.until_stats("nothing waits", |stats| stats.spill_queue_age_ms == 0).await;
+    rig.shutdown().await.unwrap();
+}
+
 impl Rig {
     async fn push_out_until_refused(&self) {
         for i in 0..20 {
