@@ -58,7 +58,12 @@ enum Cut {
     BeforeCommit,
     /// COMMIT is carried, and nothing ever comes back.
     SilentAfterCommit,
+    /// None; but a text of several statements is refused, as by a server that takes one at a time.
+    SeveralStatements,
 }
+
+/// What a server says to a text that it does not understand, as the first packet of its answer.
+const REFUSAL: &[u8] = b"\x1e\0\0\x01\xff\x28\x04#42000one statement, please";
 
 /// A server behind a proxy that can be broken.
 struct Proxy {
@@ -101,6 +106,13 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, cuts: tokio::sync::
             n = client.read(&mut from_client) => {
                 let Ok(n @ 1..) = n else { return };
                 let bytes = &from_client[..n];
+                let is_several = bytes.get(4) == Some(&3) && bytes.windows(2).any(|w| w == b"; ");
+                if is_several && *cuts.borrow() == Cut::SeveralStatements {
+                    if client.write_all(REFUSAL).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 // A query packet, not the word in a session setting.
                 let cut = if bytes.windows(7).any(|w| w == b"\x03COMMIT") { *cuts.borrow() } else { Cut::Never };
                 if cut == Cut::BeforeCommit || server.write_all(bytes).await.is_err() {
@@ -130,6 +142,23 @@ async fn proxied(database: &Database) -> (Proxy, SharedTier) {
     let through = MySqlOptions { tls: TlsMode::Off, port: proxy.port, host: "127.0.0.1".into(), ..options.clone() };
     let through = MySqlOptions { statement_timeout: Duration::from_secs(1), ..through };
     (proxy, SharedTier::new(MySqlTier::new(through)))
+}
+
+/// A flush sends two statements at once: who refuses that is not to be used, and says so before there is something to flush.
+#[tokio::test]
+async fn a_server_that_takes_one_statement_at_a_time_is_found_out_when_a_connection_is_set_up() {
+    let Some(database) = mysql() else { return };
+    let place = Place::MySql(database);
+    drop(owned(&place).await);
+    let Place::MySql(database) = &place else { unreachable!() };
+    let (proxy, tier) = proxied(database).await;
+    proxy.cut.send_replace(Cut::SeveralStatements);
+    for refused in [tier.prepare().await.map(drop), tier.load(&[key("k")]).await.map(drop)] {
+        let Err(TierError::Unavailable(reason)) = refused else { panic!("{refused:?}") };
+        assert!(reason.contains("one statement, please"), "{reason}");
+    }
+    proxy.cut.send_replace(Cut::Never);
+    assert_eq!(load_one(&tier, "k").await, None);
 }
 
 /// R26

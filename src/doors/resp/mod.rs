@@ -14,6 +14,8 @@ mod keyspace;
 mod render;
 mod session;
 mod system;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -169,13 +171,13 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
                 go_last().await;
             }
             self.write().await?;
-            if self.session.is_over {
+            if self.session.is_over || shutdown.is_cancelled() {
                 return Ok(());
             }
             input.reserve(self.parser.wants().max(room));
             let capacity = input.capacity() - input.len();
             let read = tokio::select! {
-                biased; // whoever is read from without end is made to wait by tokio at times
+                biased;
                 read = self.read(&mut input) => read?,
                 () = &mut stopped => return Ok(()),
             };
