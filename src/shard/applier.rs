@@ -46,7 +46,7 @@ pub(super) async fn run(core: &Core, mut queue: mpsc::UnboundedReceiver<Work>, s
     }
 }
 
-/// A panic ends the work on this group only; who waits for it is told that the work broke off.
+/// A panic while it is applied ends the work on this group only; who waits for it is told that the work broke off.
 pub(super) async fn apply(core: &Core, Work { group, appended, deadline, in_flight, answers }: Work) {
     let _in_flight = in_flight;
     let committed = core.until_committed(group.effects(), Ok(appended), deadline).await;

@@ -328,9 +328,7 @@ impl Core {
         deadline: Instant,
     ) -> Result<(), Error> {
         let _appended = self.until_committed(effects, appended, deadline).await?;
-        for (effect, admission) in effects.iter().zip(admissions) {
-            self.apply(effect, admission);
-        }
+        self.apply_all(effects, admissions);
         Ok(())
     }
 
@@ -373,6 +371,13 @@ impl Core {
                 return outcome;
             }
             self.until_progress(progress, deadline).await; // then look again
+        }
+    }
+
+    /// Makes committed effects visible.
+    pub fn apply_all(&self, effects: &[Effect], admissions: Vec<Admission>) {
+        for (effect, admission) in effects.iter().zip(admissions) {
+            self.apply(effect, admission);
         }
     }
 

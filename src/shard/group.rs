@@ -325,22 +325,20 @@ impl Core {
         join_all(writes).await.into_iter().chain(followers).collect()
     }
 
-    /// Applies a group if it was committed, and gives its answers. Not in write-through, where they wait for the tier.
+    /// Applies a group if it was committed, and gives its answers. If it was, not in write-through, where they wait for the tier.
     pub fn end_group(&self, mut group: Group, committed: Result<Appended, Error>) -> Vec<Answered> {
-        if committed.is_ok() {
-            self.apply_group(&mut group);
-        }
-        let Group { answers, followers, latches, .. } = group;
-        drop(latches);
         match committed {
-            Ok(_) => {
-                let writes =
-                    answers.into_iter().map(|(place, reply, version)| (place, reply.into_reply(Some(version))));
-                writes.chain(followers).collect()
+            Ok(_appended) => {
+                self.apply_group(&mut group);
+                let writes = group.answers.into_iter();
+                let writes = writes.map(|(place, reply, version)| (place, reply.into_reply(Some(version))));
+                writes.chain(group.followers).collect()
             }
             Err(error) => {
-                let writes = answers.into_iter().map(|(place, ..)| (place, Err(error.clone())));
-                let followers = followers.into_iter().map(|(place, _)| (place, Err(unseen(&error))));
+                group.admissions.clear(); // whoever is next on a key needs room
+                group.latches.clear();
+                let writes = group.answers.into_iter().map(|(place, ..)| (place, Err(error.clone())));
+                let followers = group.followers.into_iter().map(|(place, _)| (place, Err(unseen(&error))));
                 writes.chain(followers).collect()
             }
         }
@@ -348,9 +346,7 @@ impl Core {
 
     /// Makes what a group has committed visible, and lets others write its keys.
     fn apply_group(&self, group: &mut Group) {
-        for (effect, admission) in group.effects.iter().zip(group.admissions.drain(..)) {
-            self.apply(effect, admission);
-        }
+        self.apply_all(&group.effects, std::mem::take(&mut group.admissions));
         self.counters.puts.add(group.superseded.0);
         self.counters.deletes.add(group.superseded.1);
         group.latches.clear();

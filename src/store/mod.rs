@@ -6,8 +6,8 @@
 //! **Invariant (R13):** a key that is absent from memory has its newest applied version, or a newer one, in the tier, or does
 //! not exist. **Invariant (R2):** only committed effects are applied.
 //!
-//! Lock order: one partition at a time, never two. Under a partition's lock there is no I/O, no logging and no drop of
-//! a value.
+//! Lock order: whoever holds a partition waits for no other. Only [`Store::hints`] holds several, shared, and gets them without
+//! waiting. Under a partition's lock there is no I/O, no logging and no drop of a value.
 
 mod arena;
 mod budget;
@@ -220,7 +220,7 @@ impl Store {
             return None;
         }
         let mut hints = [None; PREFETCHED];
-        // Whoever holds some partitions waits for no other: the keys of one that is being written go without.
+        // The keys of a partition that is being written go without.
         let mut partitions = [const { None }; PREFETCHED];
         for ((hint, partition), key) in hints.iter_mut().zip(&mut partitions).zip(keys) {
             let Some(key) = key else { continue };

@@ -157,21 +157,20 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         let has_one_worker = Handle::current().metrics().num_workers() == 1; // else another thread would be woken to help
         let mut stopped = pin!(shutdown.cancelled()); // one for all turns: each registers with a token that all share
         loop {
-            let parsed = self.take_requests(&mut input).await;
             let has_waited = {
-                let mut asked = pin!(self.ask_pending());
+                let mut asked = pin!(self.ask_requests(&mut input));
                 match poll!(asked.as_mut()) {
                     Poll::Ready(asked) => asked.map(|()| false)?,
                     Poll::Pending => asked.await.map(|()| true)?,
                 }
             };
-            parsed?;
             if has_one_worker && !has_waited && !self.output.is_empty() {
                 // First the requests of all others: a client of many connections is woken once for their answers (ADR 14).
                 go_last().await;
             }
             self.write().await?;
-            if self.session.is_over || shutdown.is_cancelled() {
+            self.session.is_over |= shutdown.is_cancelled();
+            if self.session.is_over {
                 return Ok(());
             }
             input.reserve(self.parser.wants().max(room));
@@ -188,6 +187,13 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
                 _ => {}
             }
         }
+    }
+
+    /// Asks what has arrived whole, and makes the replies.
+    async fn ask_requests(&mut self, input: &mut BytesMut) -> Result<(), ConnectionError> {
+        let parsed = self.take_requests(input).await;
+        self.ask_pending().await?;
+        parsed
     }
 
     /// A client may be idle for ever, but not in the middle of a request.

@@ -104,7 +104,7 @@ pub(super) struct Session {
     pub proto: Proto,
     pub is_authenticated: bool,
     pub reply: ClientReply,
-    /// It has said QUIT.
+    /// It has said QUIT, or is stopped while it sends.
     pub is_over: bool,
 }
 

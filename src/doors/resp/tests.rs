@@ -2,15 +2,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::super::{NoMember, Options};
 use super::*;
 
-/// What is behind the door of a test: nothing.
-struct Nobody;
+/// Behind the door of a test: has nothing, and tells the node to stop when it is asked.
+struct Stopper(CancellationToken);
 
-impl Service for Nobody {
+impl Service for Stopper {
     async fn execute(&self, batch: Batch) -> Replies {
+        self.0.cancel();
         vec![Err(Error::Unavailable("nobody is here".to_owned())); batch.commands.len()]
     }
 }
@@ -25,14 +27,34 @@ impl AsyncRead for Flood {
     }
 }
 
+fn door(stop: &CancellationToken) -> Arc<Door<Stopper, NoMember>> {
+    Arc::new(Door::new(Stopper(stop.clone()), NoMember, NoMember, Options::default()))
+}
+
 #[tokio::test]
 async fn a_client_that_never_pauses_does_not_hold_up_a_stop() {
-    let door = Arc::new(Door::new(Nobody, NoMember, NoMember, Options::default()));
     let (budget, stop) = (Budget::new(1 << 20), CancellationToken::new());
     let stream = tokio::io::join(Flood, tokio::io::sink());
-    let served = tokio::spawn(serve(stream, SocketAddr::from(([127, 0, 0, 1], 1)), door, budget, stop.clone()));
+    let served = tokio::spawn(serve(stream, SocketAddr::from(([127, 0, 0, 1], 1)), door(&stop), budget, stop.clone()));
     tokio::task::yield_now().await;
     assert!(!served.is_finished());
     stop.cancel();
     timeout(Duration::from_secs(5), served).await.expect("it ends").unwrap().unwrap();
+}
+
+/// Its last answers would be gone if it were cut off with something unread.
+#[tokio::test]
+async fn whoever_is_stopped_while_he_sends_sees_the_end_of_the_answers_and_no_reset() {
+    const SENT: usize = 4_000;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    client.write_all(&b"GET k\r\n".repeat(SENT)).await.unwrap();
+    let (budget, stop) = (Budget::new(1 << 20), CancellationToken::new());
+    let served = tokio::spawn(serve(stream, peer, door(&stop), budget, stop.clone()));
+    let mut answers = String::new();
+    client.read_to_string(&mut answers).await.expect("the end");
+    assert!(answers.ends_with("\r\n") && (1..SENT).contains(&answers.lines().count()), "{answers}");
+    drop(client);
+    served.await.unwrap().unwrap();
 }
