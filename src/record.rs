@@ -185,6 +185,11 @@ impl Value {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// What a clone shares.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
 }
 
 impl TryFrom<Bytes> for Value {

@@ -80,13 +80,8 @@ async fn logged(name: &'static str, future: impl Future<Output = ()>) {
 
 /// Does some work to its end. `None`: it has panicked, which is logged.
 pub async fn contained<T>(name: &'static str, work: impl Future<Output = T>) -> Option<T> {
-    match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(done) => Some(done),
-        Err(panic) => {
-            log_panic(name, &*panic);
-            None
-        }
-    }
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.map_err(|panic| log_panic(name, &*panic)).ok()
 }
 
 /// As [`contained`], of work that waits for nothing.

@@ -108,6 +108,9 @@ impl Group {
 
     /// What a key will be once the group is committed, if the group changes it.
     pub fn find(&mut self, key: &Key) -> Option<Option<Found>> {
+        if self.is_empty() {
+            return None;
+        }
         let place = self.place_of(key)?;
         let found = match self.effects.get(place)? {
             Effect::Set(record) => {
@@ -189,14 +192,24 @@ impl Core {
         hint: Option<Hint>,
         reads: &mut Reads,
     ) -> Tried {
-        let Some(key) = command.key() else { return Tried::MustWait };
-        if command.has_many_keys() || matches!(command, Command::Explain { .. }) {
-            return Tried::MustWait;
-        }
+        let (key, is_write) = match &*command {
+            Command::Get { key } | Command::Exists { key } | Command::Ttl { key } => (key, false),
+            Command::Put { key, .. }
+            | Command::Delete { key }
+            | Command::Expire { key, .. }
+            | Command::Persist { key }
+            | Command::Update { key, .. } => (key, true),
+            Command::Scan { .. }
+            | Command::Count
+            | Command::Stats
+            | Command::Explain { .. }
+            | Command::Move { .. }
+            | Command::PutAllAbsent { .. } => return Tried::MustWait,
+        };
         if let Err(error) = serving.check_slot(key) {
             return Tried::Answered(Err(error));
         }
-        if command.is_write() {
+        if is_write {
             self.try_write(group, place, command)
         } else {
             self.try_read(group, place, command, key, hint, reads)

@@ -198,6 +198,7 @@ impl Store {
 
     /// What memory knows of a key, as a read that the policy takes note of. Takes a read lock only, but for once in two
     /// billion reads. `hint`: of this key.
+    #[inline]
     pub fn get(&self, key: &Key, hint: Hint, now: Timestamp) -> Lookup {
         debug_assert_eq!(hint.hash, self.hash(key), "the hint is for another key");
         let partition = self.partition(hint.hash);
@@ -220,17 +221,15 @@ impl Store {
             return None;
         }
         let mut hints = [None; PREFETCHED];
-        // The keys of a partition that is being written go without.
-        let mut partitions = [const { None }; PREFETCHED];
-        for ((hint, partition), key) in hints.iter_mut().zip(&mut partitions).zip(keys) {
-            let Some(key) = key else { continue };
-            let hash = self.hash(key);
-            *hint = Some(Hint { hash, likely: None });
-            *partition = self.partition(hash).try_read();
-            if let Some(partition) = partition {
-                partition.index.prefetch(hash);
-            }
+        for (hint, key) in hints.iter_mut().zip(keys) {
+            *hint = key.map(|key| self.hint(key));
         }
+        let partitions = hints.map(|hint| {
+            let Hint { hash, .. } = hint?;
+            let partition = self.partition(hash).try_read()?; // the keys of one that is being written go without
+            partition.index.prefetch(hash);
+            Some(partition)
+        });
         for (hint, partition) in hints.iter_mut().zip(&partitions) {
             if let (Some(hint), Some(partition)) = (hint, partition) {
                 hint.likely = partition.prefetch_likely(hint.hash);

@@ -79,7 +79,7 @@ fn resp(times: u32) -> Outcome<()> {
     for _ in 0..times {
         input.extend_from_slice(b"*2\r\n$3\r\nGET\r\n$16\r\nkey:000000000000\r\n");
         parser.next(&mut input)?.ok_or("no request")?;
-        Encoder::new(&mut output, Proto::Resp2).bulk_value(value.clone());
+        Encoder::new(&mut output, Proto::Resp2).bulk_value(&value);
         if output.len() > 64 * 1024 {
             output = Output::new();
         }

@@ -79,23 +79,19 @@ enum Again {
 }
 
 pub(super) fn targets(commands: &[Command]) -> impl Iterator<Item = Target> {
-    commands.iter().map(|command| Target {
-        key: command.key().cloned(),
-        is_write: command.is_write(),
-        again: Again::of(command),
+    commands.iter().map(|command| match command {
+        Command::Get { key } => Target { key: Some(key.clone()), is_write: false, again: Some(Again::Get) },
+        Command::Update { key, update } => Target { key: Some(key.clone()), is_write: true, again: Again::of(update) },
+        _ => Target { key: command.key().cloned(), is_write: command.is_write(), again: None },
     })
 }
 
 impl Again {
-    fn of(command: &Command) -> Option<Self> {
-        match command {
-            Command::Get { .. } => Some(Self::Get),
-            Command::Update { update, .. } => match update {
-                Update::Take | Update::GetAndExpire { .. } | Update::Set { answer_old: true, .. } => {
-                    Some(Self::Update(Box::new(update.clone())))
-                }
-                _ => None,
-            },
+    fn of(update: &Update) -> Option<Self> {
+        match update {
+            Update::Take | Update::GetAndExpire { .. } | Update::Set { answer_old: true, .. } => {
+                Some(Self::Update(Box::new(update.clone())))
+            }
             _ => None,
         }
     }

@@ -128,9 +128,9 @@ pub(super) async fn serve<S: Service, M: Send + Sync + 'static, IO: AsyncRead + 
 enum Apart {
     /// These commands are kept in their order by going alone.
     Alone(Vec<Command>, Asked),
-    Keyspace(Keyspace),
+    Keyspace(Box<Keyspace>),
     /// With the name of the command.
-    System(&'static str, System),
+    System(&'static str, Box<System>),
 }
 
 struct Connection<S, M, IO> {
@@ -169,6 +169,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
                 go_last().await;
             }
             self.write().await?;
+            // Whoever never pauses would not be stopped below, and has sent more by now.
             self.session.is_over |= shutdown.is_cancelled();
             if self.session.is_over {
                 return Ok(());
@@ -293,10 +294,10 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
                 self.pending.push(0, asked);
                 self.ask_pending().await?;
             }
-            Apart::Keyspace(asked) => self.keyspace(asked).await?,
+            Apart::Keyspace(asked) => self.keyspace(*asked).await?,
             Apart::System(name, asked) => {
                 self.client.client.names.lock().last_command = name;
-                self.system(asked).await;
+                self.system(*asked).await;
                 self.parser.limit(limits(&self.session));
             }
         }
@@ -407,7 +408,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             self.pending.requests.pop_front();
             match reply {
                 _ if is_silent => {}
-                Ok(reply) => render::write_one(shape, reply, &mut self.encoder()),
+                Ok(reply) => render::write_one(shape, &reply, &mut self.encoder()),
                 Err(error) => {
                     let words = self.words(&error, key());
                     self.encoder().error(&words);

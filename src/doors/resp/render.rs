@@ -27,33 +27,33 @@ pub(super) fn write(shape: Shape, answer: Result<Answer, String>, encoder: &mut 
         // Values: what is single is not gathered.
         _ => {
             encoder.array(answer.replies.len());
-            answer.replies.into_iter().for_each(|reply| write_one(Shape::Value, reply, encoder));
+            answer.replies.iter().for_each(|reply| write_one(Shape::Value, reply, encoder));
         }
     }
 }
 
 /// Writes the answer to a request of a single reply.
-pub(super) fn write_one(shape: Shape, reply: Reply, encoder: &mut Encoder<'_>) {
+pub(super) fn write_one(shape: Shape, reply: &Reply, encoder: &mut Encoder<'_>) {
     match (shape, reply) {
-        (Shape::Value, Reply::Found(Some(found))) => encoder.bulk_value(found.value.into()),
+        (Shape::Value, Reply::Found(Some(found))) => encoder.bulk_value(found.value.bytes()),
         (Shape::Value, Reply::Found(None)) => encoder.null(),
         (Shape::Stored, Reply::Stored(_)) => encoder.simple("OK"),
         (Shape::Stored, Reply::Conflict(_)) => encoder.null(),
         (Shape::StoredFlag, Reply::Stored(_)) => encoder.integer(1),
         (Shape::StoredFlag, Reply::Conflict(_)) => encoder.integer(0),
-        (Shape::Done, Reply::Done(done)) => encoder.integer(done.into()),
-        (Shape::Number, Reply::Number(number)) => encoder.integer(number),
-        (Shape::Count, Reply::Count(count)) => encoder.integer(int(count)),
+        (Shape::Done, Reply::Done(done)) => encoder.integer((*done).into()),
+        (Shape::Number, Reply::Number(number)) => encoder.integer(*number),
+        (Shape::Count, Reply::Count(count)) => encoder.integer(int(*count)),
         (Shape::Length, Reply::Found(found)) => {
-            encoder.integer(found.map_or(0, |found| found.value.as_bytes().len() as i64));
+            encoder.integer(found.as_ref().map_or(0, |found| found.value.as_bytes().len() as i64));
         }
         (Shape::Range { start, end }, Reply::Found(found)) => {
-            let value = found.map(|found| Bytes::from(found.value)).unwrap_or_default();
-            encoder.bulk_value(range(&value, start, end));
+            let part = found.as_ref().map(|found| range(found.value.bytes(), start, end));
+            encoder.bulk_value(&part.unwrap_or_default());
         }
-        (Shape::Type, Reply::Done(exists)) => encoder.simple(if exists { "string" } else { "none" }),
-        (Shape::TtlSeconds, Reply::Expiry(expiry)) => encoder.integer(ttl(expiry, |millis| rounded(int(millis)))),
-        (Shape::TtlMillis, Reply::Expiry(expiry)) => encoder.integer(ttl(expiry, int)),
+        (Shape::Type, Reply::Done(exists)) => encoder.simple(if *exists { "string" } else { "none" }),
+        (Shape::TtlSeconds, Reply::Expiry(expiry)) => encoder.integer(ttl(*expiry, |millis| rounded(int(millis)))),
+        (Shape::TtlMillis, Reply::Expiry(expiry)) => encoder.integer(ttl(*expiry, int)),
         (Shape::ExpiresAtSeconds | Shape::ExpiresAtMillis, Reply::Found(None)) => encoder.integer(-2),
         (Shape::ExpiresAtSeconds, Reply::Found(Some(found))) => {
             encoder.integer(found.expires_at.map_or(-1, |Timestamp(at)| rounded(int(at))));
@@ -64,8 +64,8 @@ pub(super) fn write_one(shape: Shape, reply: Reply, encoder: &mut Encoder<'_>) {
         (Shape::Renamed, Reply::Moved(Moved::Done)) => encoder.simple("OK"),
         (Shape::Renamed | Shape::RenamedFlag, Reply::Moved(Moved::Missing)) => encoder.error("ERR no such key"),
         (Shape::Renamed, Reply::Moved(Moved::Refused)) => encoder.null(),
-        (Shape::RenamedFlag, Reply::Moved(moved)) => encoder.integer((moved == Moved::Done).into()),
-        (Shape::Copied, Reply::Moved(moved)) => encoder.integer((moved == Moved::Done).into()),
+        (Shape::RenamedFlag, Reply::Moved(moved)) => encoder.integer((*moved == Moved::Done).into()),
+        (Shape::Copied, Reply::Moved(moved)) => encoder.integer((*moved == Moved::Done).into()),
         (Shape::Encoding | Shape::ReferenceCount | Shape::IdleTime | Shape::Frequency, Reply::Found(None)) => {
             encoder.null()
         }

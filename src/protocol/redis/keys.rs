@@ -155,15 +155,15 @@ pub(super) fn scan(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
             return Err(Refusal::syntax());
         }
     }
-    Ok(Action::Keyspace(Keyspace::Scan { cursor, pattern, count, has_type }))
+    Ok(Action::Keyspace(Box::new(Keyspace::Scan { cursor, pattern, count, has_type })))
 }
 
 pub(super) fn keys(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
-    Ok(Action::Keyspace(Keyspace::Keys { pattern: words.bytes()? }))
+    Ok(Action::Keyspace(Box::new(Keyspace::Keys { pattern: words.bytes()? })))
 }
 
 pub(super) fn randomkey(_: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
-    Ok(Action::Keyspace(Keyspace::RandomKey))
+    Ok(Action::Keyspace(Box::new(Keyspace::RandomKey)))
 }
 
 pub(super) fn flush(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
@@ -172,5 +172,5 @@ pub(super) fn flush(words: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {
         Some(mode) if (is(mode, "ASYNC") || is(mode, "SYNC")) && words.is_empty() => {}
         Some(_) => return Err(Refusal::syntax()),
     }
-    Ok(Action::Keyspace(Keyspace::Flush))
+    Ok(Action::Keyspace(Box::new(Keyspace::Flush)))
 }

@@ -22,9 +22,9 @@ pub enum Action {
     /// Commands that have been put at the end of the batch; what to make of their replies.
     Data(Shape),
     /// All keys.
-    Keyspace(Keyspace),
+    Keyspace(Box<Keyspace>),
     /// The connection, the node or the cluster.
-    System(System),
+    System(Box<System>),
 }
 
 /// What is asked of all keys at once.

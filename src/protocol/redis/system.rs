@@ -82,7 +82,7 @@ pub enum ClientReply {
 }
 
 fn system(system: System) -> Translated {
-    Ok(Action::System(system))
+    Ok(Action::System(Box::new(system)))
 }
 
 pub(super) fn ok(_: &mut Words<'_>, _: &mut Vec<Command>) -> Translated {

@@ -174,7 +174,7 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
 #[inline]
 pub fn spec_of(request: &Args<'_>, last: Option<&'static Spec>) -> Result<&'static Spec, Refusal> {
     let name = request.get(0).unwrap_or_default();
-    let last = last.filter(|last| name.iter().map(u8::to_ascii_lowercase).eq(last.name.bytes()));
+    let last = last.filter(|last| name.eq_ignore_ascii_case(last.name.as_bytes()));
     let Some(spec) = last.or_else(|| find(name)) else { return Err(unknown(request)) };
     let count = i32::try_from(request.len()).unwrap_or(i32::MAX);
     if (spec.arity > 0 && count != spec.arity) || count < -spec.arity {
@@ -191,7 +191,7 @@ impl Spec {
     pub fn translate(&self, request: &Args<'_>, batch: &mut Vec<Command>) -> Result<Action, Refusal> {
         let is_help = request.len() == 2 && request.get(1).is_some_and(|word| is(word, "HELP"));
         if is_help && CONTAINERS.contains(&self.name) {
-            return Ok(Action::System(System::Help(self.syntax)));
+            return Ok(Action::System(Box::new(System::Help(self.syntax))));
         }
         (self.translate)(&mut Words::new(self.name, request), batch)
     }

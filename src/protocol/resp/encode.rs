@@ -54,7 +54,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// A string of any bytes, not copied if it has [`CHUNK_BYTES_MIN`](super::CHUNK_BYTES_MIN) or more.
-    pub fn bulk_value(&mut self, value: Bytes) {
+    pub fn bulk_value(&mut self, value: &Bytes) {
         self.count(b'$', value.len());
         self.output.push(value);
         self.raw(b"\r\n");

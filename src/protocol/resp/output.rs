@@ -47,12 +47,12 @@ impl Output {
     }
 
     /// Appends a value, without a copy from [`CHUNK_BYTES_MIN`] on.
-    pub(super) fn push(&mut self, value: Bytes) {
+    pub(super) fn push(&mut self, value: &Bytes) {
         if value.len() < CHUNK_BYTES_MIN {
-            self.tail().extend_from_slice(&value);
+            self.tail().extend_from_slice(value);
         } else {
             self.seal();
-            self.push_chunk(value);
+            self.push_chunk(value.clone());
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
         for (i, len) in [3, 0, CHUNK_BYTES_MIN, CHUNK_BYTES_MIN - 1, 100_000, 100_000, 1].into_iter().enumerate() {
             let value = Bytes::from(vec![b'a' + i as u8; len]);
             expected.extend_from_slice(&value);
-            output.push(value);
+            output.push(&value);
         }
         (output, expected)
     }
@@ -152,8 +152,8 @@ mod tests {
     fn values_are_copied_only_below_the_limit() {
         let mut output = Output::new();
         let (small, large) = (Bytes::from(vec![1; CHUNK_BYTES_MIN - 1]), Bytes::from(vec![2; CHUNK_BYTES_MIN]));
-        output.push(small.clone());
-        output.push(large.clone());
+        output.push(&small);
+        output.push(&large);
         assert!(small.is_unique() && !large.is_unique());
         assert_eq!(output.chunks.back().map(|chunk| chunk.as_ptr()), Some(large.as_ptr()));
     }

@@ -21,7 +21,7 @@ fn every_reply_has_its_bytes_in_both_versions() {
     assert_eq!(written(|e| e.integer(i64::MAX)), [":9223372036854775807\r\n"; 2]);
     assert_eq!(written(|e| e.integer(i64::MIN)), [":-9223372036854775808\r\n"; 2]);
     assert_eq!(written(|e| e.bulk(b"a\r\nb")), ["$4\r\na\r\nb\r\n"; 2]);
-    assert_eq!(written(|e| e.bulk_value(Bytes::new())), ["$0\r\n\r\n"; 2]);
+    assert_eq!(written(|e| e.bulk_value(&Bytes::new())), ["$0\r\n\r\n"; 2]);
     assert_eq!(written(|e| e.null()), ["$-1\r\n", "_\r\n"]);
     assert_eq!(written(|e| e.null_array()), ["*-1\r\n", "_\r\n"]);
     assert_eq!(written(|e| e.array(1234567890)), ["*1234567890\r\n"; 2]);
@@ -48,8 +48,8 @@ fn large_values_stand_in_the_output_uncopied_and_in_order() {
     let mut output = Output::new();
     let mut encoder = Encoder::new(&mut output, Proto::Resp3);
     encoder.array(3);
-    encoder.bulk_value(value.clone());
-    encoder.bulk_value(value.slice(1..));
+    encoder.bulk_value(&value);
+    encoder.bulk_value(&value.slice(1..));
     encoder.integer(1);
     assert!(!value.is_unique());
     let (head, large) = (b"*3\r\n$16384\r\n", &value[..]);

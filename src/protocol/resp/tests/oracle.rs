@@ -66,7 +66,7 @@ fn encode(encoder: &mut Encoder, reply: &Reply) {
         Reply::Error(text) => encoder.error(text),
         Reply::Integer(value) => encoder.integer(*value),
         Reply::Bulk(bytes) if bytes.len() % 2 == 0 => encoder.bulk(bytes),
-        Reply::Bulk(bytes) => encoder.bulk_value(Bytes::copy_from_slice(bytes)),
+        Reply::Bulk(bytes) => encoder.bulk_value(&Bytes::copy_from_slice(bytes)),
         Reply::Null => encoder.null(),
         Reply::NullArray => encoder.null_array(),
         Reply::Double(value) => encoder.double(*value),
