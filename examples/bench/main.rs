@@ -80,9 +80,10 @@ impl Bench {
         if self.options.quick { quick } else { usual }
     }
 
-    /// Tells who waits what runs.
-    fn tell(&self, what: &str, round: usize) {
-        eprintln!("{what}: {} of {}", round + 1, self.rounds);
+    /// Rounds and time of a load where what a request costs is compared. Short turns: a disturbance of some seconds spoils a
+    /// smaller part of them.
+    fn short_turns(&self) -> (usize, Duration) {
+        (3 * self.rounds, self.time / 3)
     }
 }
 

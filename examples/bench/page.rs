@@ -109,7 +109,7 @@ fn method(bench: &Bench, database: Option<&str>) -> Outcome<String> {
         "Made by `make {}`: {}; Overspill {}, {}{database}. Servers and client share the cores, and all files lie in one file system.
 
 Machines differ, and are shared: no absolute figure means much. So every figure is a ratio within one run. We and the others are asked in turns, \
-by one load generator (`kv bench`), in {} rounds; a ratio is ours to theirs of the same round, and the table has its median and, in parentheses, the least and the greatest. \
+by one load generator (`kv bench`), in {} rounds, or {} shorter ones where the cost of a request is compared; a ratio is ours to theirs of the same round, and the table has its median and, in parentheses, the least and the greatest. \
 Where there are several others, it is the ratio to the best of them. Clients share the cores with servers, so that throughput hides what a server costs: \
 beside it stands the processor time, in user space and in the kernel, of all processes of a server (`/proc/PID/stat` before and after) for each operation. \
 Keys have 16 bytes, values {}. Every server has one worker thread; a secondary with a tier has one more that writes to it.{}",
@@ -118,6 +118,7 @@ Keys have 16 bytes, values {}. Every server has one worker thread; a secondary w
         env!("CARGO_PKG_VERSION"),
         peers.join(", "),
         bench.rounds,
+        bench.short_turns().0,
         crate::load::VALUE_BYTES,
         missing(&bench.peers),
     ))

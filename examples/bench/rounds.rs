@@ -54,6 +54,11 @@ pub fn turns<T>(sides: &[T], round: usize) -> impl Iterator<Item = &T> {
     sides.iter().cycle().skip(round % sides.len().max(1)).take(sides.len())
 }
 
+/// Tells who waits what runs.
+pub fn tell(what: &str, round: usize, rounds: usize) {
+    eprintln!("{what}: {} of {rounds}", round + 1);
+}
+
 pub fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -9,7 +9,7 @@ use crate::page::Chapter;
 use crate::peers::Kind;
 use crate::process::{Server, cpu};
 use crate::redis_benchmark;
-use crate::rounds::{MICROS, PER_SECOND, Sides, turns};
+use crate::rounds::{MICROS, PER_SECOND, Sides, tell, turns};
 use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "The client";
@@ -37,7 +37,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         let requests = bench.choose(requests, requests / 5);
         let mut samples: Sides<Found> = Sides::new();
         for round in 0..bench.rounds {
-            bench.tell(&format!("the client, pipeline {pipeline}"), round);
+            tell(&format!("the client, pipeline {pipeline}"), round, bench.rounds);
             for &name in turns(&[OWN, OTHER], round) {
                 let found = if name == OWN {
                     own(&redis, pipeline, requests, &mut chapter)?

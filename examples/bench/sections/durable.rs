@@ -10,7 +10,7 @@ use crate::peers::Kind;
 use crate::process::{Server, directory};
 use crate::profile::{self, Look, Process};
 use crate::redis_benchmark;
-use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, turns};
+use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, tell, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "A sync before each acknowledgement";
@@ -59,7 +59,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         let load = Load { requests: bench.choose(load.requests, (load.requests / 10).max(REQUESTS_MIN)), ..load };
         let mut samples = Sides::new();
         for round in 0..bench.rounds {
-            bench.tell(load.name, round);
+            tell(load.name, round, bench.rounds);
             for (name, server) in turns(&sides, round) {
                 samples.push(name, redis_benchmark::run(server, "set", &load.options())?);
             }

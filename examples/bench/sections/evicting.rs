@@ -13,7 +13,7 @@ use crate::database::{Database, claim};
 use crate::load::{self, CONNECTIONS, PREFIX, VALUE_BYTES};
 use crate::page::Chapter;
 use crate::profile::{self, Look, Process, Profile};
-use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, count, turns};
+use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, count, tell, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Evicting";
@@ -37,7 +37,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut samples = Sides::new();
     let sides = [(OURS, 0), RAW[0], RAW[1]];
     for round in 0..bench.rounds {
-        bench.tell("evicting", round);
+        tell("evicting", round, bench.rounds);
         for &(name, connections) in turns(&sides, round) {
             samples.push(name, one(records, connections, false, &mut chapter).await?.0);
         }

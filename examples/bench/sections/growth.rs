@@ -8,7 +8,7 @@ use crate::database::Database;
 use crate::load::{self, Sample, measure, mixed};
 use crate::page::Chapter;
 use crate::profile::{self, Process};
-use crate::rounds::{Goal, MICROS, Sides, count, turns};
+use crate::rounds::{Goal, MICROS, Sides, count, tell, turns};
 use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "Growth";
@@ -60,11 +60,12 @@ async fn rows(bench: &Bench, many: u64, chapter: &mut Chapter) -> Outcome<()> {
     }
     for pipeline in PIPELINES {
         let mut samples: Sides<Sample> = Sides::new();
-        for round in 0..bench.rounds {
-            bench.tell(&format!("growth of the tier, pipeline {pipeline}"), round);
+        let (rounds, time) = bench.short_turns();
+        for round in 0..rounds {
+            tell(&format!("growth of the tier, pipeline {pipeline}"), round, rounds);
             for (name, cluster, clients, _) in turns(&clusters, round) {
                 let secondary = cluster.secondary()?;
-                let plan = Plan { gets_percent: 100, ..hot(mixed(secondary, HOT, pipeline, bench.time)) };
+                let plan = Plan { gets_percent: 100, ..hot(mixed(secondary, HOT, pipeline, time)) };
                 let before = shard_stats(clients).await?.misses;
                 samples.push(name, measure(&plan, &[secondary])?);
                 let misses = shard_stats(clients).await?.misses - before;
@@ -94,10 +95,11 @@ async fn secondaries(bench: &Bench, chapter: &mut Chapter) -> Outcome<()> {
     }
     for pipeline in PIPELINES {
         let mut samples: Sides<Sample> = Sides::new();
-        for round in 0..bench.rounds {
-            bench.tell(&format!("growth of the cluster, pipeline {pipeline}"), round);
+        let (rounds, time) = bench.short_turns();
+        for round in 0..rounds {
+            tell(&format!("growth of the cluster, pipeline {pipeline}"), round, rounds);
             for (name, cluster) in turns(&clusters, round) {
-                let plan = mixed(&cluster.primary, KEYS, pipeline, bench.time);
+                let plan = mixed(&cluster.primary, KEYS, pipeline, time);
                 samples.push(name, measure(&plan, &[&cluster.primary])?);
                 chapter.command(&load::command(&plan));
             }

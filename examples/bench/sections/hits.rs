@@ -5,7 +5,7 @@ use crate::load::{self, measure, mixed};
 use crate::page::Chapter;
 use crate::plot::bars;
 use crate::profile::{self, Process};
-use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, turns};
+use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, tell, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Hits";
@@ -29,10 +29,11 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut plotted = Vec::new();
     for (pipeline, goal) in PIPELINES {
         let mut samples = Sides::new();
-        for round in 0..bench.rounds {
-            bench.tell(&format!("hits, pipeline {pipeline}"), round);
+        let (rounds, time) = bench.short_turns();
+        for round in 0..rounds {
+            tell(&format!("hits, pipeline {pipeline}"), round, rounds);
             for (name, server) in turns(&sides, round) {
-                let plan = mixed(server, KEYS, pipeline, bench.time);
+                let plan = mixed(server, KEYS, pipeline, time);
                 samples.push(name, measure(&plan, &[server])?);
                 chapter.command(&load::command(&plan));
             }

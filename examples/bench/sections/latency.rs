@@ -9,7 +9,7 @@ use crate::load::{self, Sample, measure, mixed};
 use crate::page::Chapter;
 use crate::plot::{Line, lines};
 use crate::process::Server;
-use crate::rounds::{Sides, turns};
+use crate::rounds::{Sides, tell, turns};
 use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "Latency";
@@ -37,7 +37,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     for rate in rates {
         let mut samples: Sides<Sample> = Sides::new();
         for round in 0..bench.rounds {
-            bench.tell(&format!("latency at {rate} a second"), round);
+            tell(&format!("latency at {rate} a second"), round, bench.rounds);
             for (name, server) in turns(&sides, round) {
                 let plan = Plan {
                     rate: Some(*rate),

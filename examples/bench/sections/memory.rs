@@ -6,7 +6,7 @@ use crate::page::Chapter;
 use crate::peers::Peer;
 use crate::plot::bars;
 use crate::process::Server;
-use crate::rounds::{BYTES, Sides, count, turns};
+use crate::rounds::{BYTES, Sides, count, tell, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Memory";
@@ -28,7 +28,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let sides: Vec<Option<&Peer>> = std::iter::once(None).chain(bench.peers.caches().map(Some)).collect();
     let mut samples = Sides::new();
     for round in 0..bench.rounds {
-        bench.tell("memory", round);
+        tell("memory", round, bench.rounds);
         for side in turns(&sides, round) {
             let (name, bytes) = match side {
                 None => {

@@ -7,7 +7,7 @@ use crate::peers::Proxied;
 use crate::plot::bars;
 use crate::process::Server;
 use crate::profile::{self, Process};
-use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, turns};
+use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, tell, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Through the primary";
@@ -32,10 +32,11 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut plotted = Vec::new();
     for (pipeline, goal) in PIPELINES {
         let mut samples = Sides::new();
-        for round in 0..bench.rounds {
-            bench.tell(&format!("through the primary, pipeline {pipeline}"), round);
+        let (rounds, time) = bench.short_turns();
+        for round in 0..rounds {
+            tell(&format!("through the primary, pipeline {pipeline}"), round, rounds);
             for (name, front, all) in turns(&sides, round) {
-                let plan = mixed(front, KEYS, pipeline, bench.time);
+                let plan = mixed(front, KEYS, pipeline, time);
                 samples.push(name, measure(&plan, all)?);
                 chapter.command(&load::command(&plan));
             }

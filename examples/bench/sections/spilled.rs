@@ -15,7 +15,7 @@ use crate::load::{self, PREFIX, mixed};
 use crate::page::Chapter;
 use crate::process::Server;
 use crate::profile::{self, Look, Process};
-use crate::rounds::{Goal, MICROS, PER_SECOND, Row, Sides, count, turns};
+use crate::rounds::{Goal, MICROS, PER_SECOND, Row, Sides, count, tell, turns};
 use crate::{Bench, OURS, Outcome};
 
 pub const TITLE: &str = "Spilled";
@@ -59,7 +59,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     }
     let mut samples = Sides::new();
     for round in 0..bench.rounds {
-        bench.tell("spilled", round);
+        tell("spilled", round, bench.rounds);
         for &(name, side) in turns(&SIDES, round) {
             let seed = round as u64;
             let rate = match side {

@@ -13,7 +13,7 @@ use crate::load::{self, Sample, measure, mixed};
 use crate::page::Chapter;
 use crate::process::Server;
 use crate::profile::{self, Look, Process};
-use crate::rounds::{Goal, LATENCY, OF_A_CORE, Row, Sides, count, turns};
+use crate::rounds::{Goal, LATENCY, OF_A_CORE, Row, Sides, count, tell, turns};
 use crate::{Bench, Outcome};
 
 pub const TITLE: &str = "Spilling";
@@ -60,7 +60,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut samples: Sides<Sample> = Sides::new();
     let (mut spilled, mut seconds) = (0, 0.0);
     for round in 0..bench.rounds {
-        bench.tell("spilling", round);
+        tell("spilling", round, bench.rounds);
         for &name in turns(&[ALONE, SPILLING, WRITING], round) {
             let others = others(name, secondary, round);
             others.iter().for_each(|plan| chapter.command(&load::command(plan)));
