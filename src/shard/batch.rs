@@ -28,6 +28,10 @@ const TO_COME: Error = Error::Unknown(String::new());
 /// Why it never came: a panic.
 pub(super) const UNANSWERED: &str = "the work on this command ended without an answer";
 
+fn is_to_come(reply: &Result<Reply, Error>) -> bool {
+    matches!(reply, Err(Error::Unknown(reason)) if reason.is_empty())
+}
+
 impl Service for Shard {
     async fn execute(&self, batch: Batch) -> Replies {
         let (serving, in_flight) = self.core.enter();
@@ -75,7 +79,7 @@ impl Service for Shard {
                 *place = answer;
             }
         }
-        for reply in replies.iter_mut().filter(|reply| **reply == Err(TO_COME)) {
+        for reply in replies.iter_mut().filter(|reply| is_to_come(reply)) {
             *reply = Err(Error::Unknown(UNANSWERED.to_owned()));
         }
         replies
@@ -230,7 +234,7 @@ impl Shard {
             let sorted = self.sort_out(serving, commands, bytes);
             has_moved = sorted.held.len() < places.len();
             held = sorted.held.into_iter().filter_map(|(i, command)| Some((*places.get(i)?, command))).collect();
-            let tried = sorted.replies.into_iter().enumerate().filter(|(_, reply)| *reply != Err(TO_COME));
+            let tried = sorted.replies.into_iter().enumerate().filter(|(_, reply)| !is_to_come(reply));
             let appended = sorted.group.append(&self.core.log);
             let Sorted { group, waiting, .. } = sorted;
             let (grouped, waiting) =

@@ -26,7 +26,8 @@ pub(super) struct Latches {
 #[derive(Debug)]
 struct Held {
     key: Key,
-    waiters: Waiters,
+    /// Boxed: hardly a latch has some, and so many latches are held at a time that their size is felt.
+    waiters: Option<Box<Waiters>>,
 }
 
 /// A held latch; dropping it hands it on.
@@ -55,13 +56,13 @@ impl Latches {
         self.stripe(hash).lock().find(hash, |held| held.key == *key).is_some()
     }
 
-    /// Takes the latch, or has a look at those who wait for it.
-    fn hold_or_else<T>(&self, key: &Key, hash: u64, look: impl FnOnce(&mut Waiters) -> T) -> Option<T> {
+    /// Takes the latch, or has a look at who holds it.
+    fn hold_or_else<T>(&self, key: &Key, hash: u64, look: impl FnOnce(&mut Held) -> T) -> Option<T> {
         let mut stripe = self.stripe(hash).lock();
         match stripe.entry(hash, |held| held.key == *key, |held| self.hasher.hash_one(&held.key)) {
-            Entry::Occupied(mut held) => Some(look(&mut held.get_mut().waiters)),
+            Entry::Occupied(mut held) => Some(look(held.get_mut())),
             Entry::Vacant(place) => {
-                place.insert(Held { key: key.clone(), waiters: Waiters::new() });
+                place.insert(Held { key: key.clone(), waiters: None });
                 None
             }
         }
@@ -74,9 +75,9 @@ impl Latches {
         if is_planted(Rule::R1Latch) {
             return self.latch(key, hash);
         }
-        let wait = |waiters: &mut Waiters| {
+        let wait = |held: &mut Held| {
             let (tx, rx) = oneshot::channel();
-            waiters.push_back(tx);
+            held.waiters.get_or_insert_default().push_back(tx);
             rx
         };
         while let Some(turn) = self.hold_or_else(key, hash, wait) {
@@ -97,7 +98,7 @@ impl Latches {
     fn release(&self, key: &Key, hash: u64) {
         let mut stripe = self.stripe(hash).lock();
         let Ok(mut held) = stripe.find_entry(hash, |held| held.key == *key) else { return };
-        while let Some(next) = held.get_mut().waiters.pop_front() {
+        while let Some(next) = held.get_mut().waiters.as_mut().and_then(|waiters| waiters.pop_front()) {
             if next.send(()).is_ok() {
                 return;
             }
