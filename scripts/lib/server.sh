@@ -37,6 +37,9 @@ prepare_directory() {
             as_server+=("--reuid=$user" "--regid=$(id -g "$user")" --clear-groups)
         fi
     fi
+    # A MariaDB that starts removes the temporary tables of every other one in the same folder.
+    server_directory "$directory/tmp"
+    as_server+=(env "TMPDIR=$directory/tmp")
 }
 
 # A folder that the server may write.

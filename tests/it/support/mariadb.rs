@@ -20,12 +20,13 @@ impl MariaDb {
         let data = directory.path().join("data");
         let mut install = Command::new("mariadb-install-db");
         install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-        install.arg(format!("--datadir={}", data.display())).stdout(Stdio::null()).stderr(Stdio::null());
+        install.arg(format!("--datadir={}", data.display())).arg(own_tmpdir(directory.path()));
         if is_root() {
             own_by_mysql(directory.path());
             install.arg("--user=mysql");
         }
-        assert!(install.status().expect("mariadb-install-db is needed: run scripts/setup").success());
+        let installed = install.output().expect("mariadb-install-db is needed: run scripts/setup");
+        assert!(installed.status.success(), "{installed:?}");
         let mut server = Self { directory, port: free_port(), server: None };
         server.restart().await;
         server
@@ -45,7 +46,7 @@ impl MariaDb {
         let path = self.directory.path();
         let mut command = Command::new("mariadbd");
         command.args(["--no-defaults", "--bind-address=127.0.0.1", "--innodb-buffer-pool-size=128M"]);
-        command.arg(format!("--datadir={}", path.join("data").display()));
+        command.arg(format!("--datadir={}", path.join("data").display())).arg(own_tmpdir(path));
         command.arg(format!("--socket={}", path.join("socket").display()));
         command.arg(format!("--port={}", self.port));
         if is_root() {
@@ -71,6 +72,11 @@ impl Drop for MariaDb {
             eprintln!("--- log of MariaDB:\n{}", log.get(from..).unwrap_or(&log));
         }
     }
+}
+
+/// A MariaDB that starts removes the temporary tables of every other one in the same folder.
+fn own_tmpdir(path: &Path) -> String {
+    format!("--tmpdir={}", path.display())
 }
 
 fn is_root() -> bool {
