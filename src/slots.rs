@@ -159,17 +159,21 @@ impl SlotSet {
         starts.sort_unstable();
         starts.dedup();
         let ends = starts.iter().skip(1).map(|&next| next - 1).chain([Slot::LAST.0]);
-        let mut ranges: Vec<(Slot, Slot)> = Vec::new();
+        let mut set = Self::empty();
         for (first, last) in starts.iter().map(|&first| Slot(first)).zip(ends.map(Slot)) {
-            if !keep(self.contains(first), other.contains(first)) {
-                continue;
-            }
-            match ranges.last_mut() {
-                Some((_, end)) if end.0 + 1 == first.0 => *end = last,
-                _ => ranges.push((first, last)),
+            if keep(self.contains(first), other.contains(first)) {
+                set.push(first, last);
             }
         }
-        Self { ranges }
+        set
+    }
+
+    /// Adds a range behind all others; neighbours become one.
+    fn push(&mut self, first: Slot, last: Slot) {
+        match self.ranges.last_mut() {
+            Some((_, end)) if end.0 + 1 == first.0 => *end = last,
+            _ => self.ranges.push((first, last)),
+        }
     }
 }
 
@@ -178,14 +182,9 @@ impl FromIterator<Slot> for SlotSet {
         let mut slots: Vec<Slot> = slots.into_iter().collect();
         slots.sort_unstable();
         slots.dedup();
-        let mut ranges: Vec<(Slot, Slot)> = Vec::new();
-        for slot in slots {
-            match ranges.last_mut() {
-                Some((_, last)) if last.0 + 1 == slot.0 => *last = slot,
-                _ => ranges.push((slot, slot)),
-            }
-        }
-        Self { ranges }
+        let mut set = Self::empty();
+        slots.into_iter().for_each(|slot| set.push(slot, slot));
+        set
     }
 }
 
@@ -208,20 +207,17 @@ impl FromStr for SlotSet {
 
     fn from_str(s: &str) -> Result<Self, SlotSetParseError> {
         let slot = |s: &str| s.parse::<u16>().ok().and_then(|n| Slot::try_from(n).ok());
-        let mut ranges: Vec<(Slot, Slot)> = Vec::new();
+        let mut set = Self::empty();
         for range in s.split(',').filter(|range| !range.is_empty()) {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             // Ascending only: so what comes off a wire can't grow when it is read.
-            match (slot(first), slot(last), ranges.last()) {
-                (Some(first), Some(last), None) if first <= last => ranges.push((first, last)),
-                (Some(first), Some(last), Some(before)) if before.1 < first && first <= last => {
-                    ranges.push((first, last))
-                }
+            let is_behind = |first: Slot| set.ranges.last().is_none_or(|&(_, before)| before < first);
+            match (slot(first), slot(last)) {
+                (Some(first), Some(last)) if is_behind(first) && first <= last => set.push(first, last),
                 _ => return Err(SlotSetParseError(s.chars().take(100).collect())),
             }
         }
-        let set = Self { ranges };
-        Ok(set.iter().collect()) // neighbours become one range
+        Ok(set)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::Door;
@@ -167,7 +168,7 @@ impl Meter {
     }
 
     /// What is about to be asked, for [`Meter::record`].
-    fn kinds(commands: &[Command]) -> Vec<Kind> {
+    fn kinds(commands: &[Command]) -> SmallVec<[Kind; 16]> {
         commands.iter().map(Kind::of).collect()
     }
 

@@ -43,11 +43,13 @@ impl Outcome {
 
     pub(super) async fn wait(&self) -> Result<(), JournalError> {
         loop {
-            let ended = self.ended.notified();
             if let Some(result) = self.result.get() {
                 return result.clone();
             }
-            ended.await;
+            let ended = self.ended.notified();
+            if self.result.get().is_none() {
+                ended.await;
+            }
         }
     }
 }

@@ -310,9 +310,9 @@ impl Core {
     pub async fn commit(&self, mutation: Mutation, admission: Admission, deadline: Instant) -> Result<Version, Error> {
         let effect = self.log.propose(mutation);
         let version = effect.version();
-        let effects = vec![effect];
+        let effects = [effect];
         let appended = self.log.append(&effects);
-        self.commit_all(&effects, vec![admission], appended, deadline).await.map(|()| version)
+        self.commit_all(&effects, [admission], appended, deadline).await.map(|()| version)
     }
 
     /// Waits until what was appended is committed, and applies it (R2). The caller holds the latches of the keys. What the
@@ -323,7 +323,7 @@ impl Core {
     pub async fn commit_all(
         &self,
         effects: &[Effect],
-        admissions: Vec<Admission>,
+        admissions: impl IntoIterator<Item = Admission>,
         appended: Result<Appended, LogError>,
         deadline: Instant,
     ) -> Result<(), Error> {
@@ -375,7 +375,7 @@ impl Core {
     }
 
     /// Makes committed effects visible.
-    pub fn apply_all(&self, effects: &[Effect], admissions: Vec<Admission>) {
+    pub fn apply_all(&self, effects: &[Effect], admissions: impl IntoIterator<Item = Admission>) {
         for (effect, admission) in effects.iter().zip(admissions) {
             self.apply(effect, admission);
         }

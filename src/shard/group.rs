@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use futures::future::join_all;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::core::{Core, Serving, payload_bytes};
@@ -62,25 +63,31 @@ impl Reads {
 }
 
 /// Outcomes that are proposed and not committed. Holds the latches of their keys.
-#[derive(Default)]
 pub(super) struct Group {
+    /// None before the first one: most batches only read.
+    writes: Option<Box<Writes>>,
+    /// For so many writes there is room from the first on.
+    room: usize,
+}
+
+/// Moved often, and so by its address. That of one command takes no other room.
+#[derive(Default)]
+struct Writes {
     /// One a key, its newest: the group is committed as a whole, so those before will never have been.
-    effects: Vec<Effect>,
+    effects: SmallVec<[Effect; 1]>,
     /// Beside each effect.
-    admissions: Vec<Admission>,
+    admissions: SmallVec<[Admission; 1]>,
     /// Whose each write is, and what to answer.
-    answers: Vec<(usize, Answer, Version)>,
+    answers: SmallVec<[(usize, Answer, Version); 1]>,
     /// Writes and deletions whose effects are not among them.
     superseded: (u64, u64),
     /// Commands of the batch that have seen what is not committed yet.
     followers: Vec<Answered>,
     /// Of the effects, up to the last one that was there when one was looked for.
     places: HashMap<Key, usize, RandomState>,
-    latches: Vec<Latch>,
+    latches: SmallVec<[Latch; 1]>,
     /// Of the keys and values in the effects.
     bytes: usize,
-    /// For so many writes there is room from the first on.
-    room: usize,
 }
 
 /// What the effects of a group take at most, unless it is one: a short command may keep or lengthen a long value (R9).
@@ -95,24 +102,22 @@ const SCANNED: usize = 8;
 impl Group {
     /// For a batch of so many commands.
     pub fn for_batch(commands: usize) -> Self {
-        Self { room: commands.min(ROOM), ..Self::default() }
+        Self { writes: None, room: commands.min(ROOM) }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.effects.is_empty()
+        self.writes.is_none()
     }
 
     pub fn effects(&self) -> &[Effect] {
-        &self.effects
+        self.writes.as_ref().map_or(&[], |writes| &writes.effects)
     }
 
     /// What a key will be once the group is committed, if the group changes it.
     pub fn find(&mut self, key: &Key) -> Option<Option<Found>> {
-        if self.is_empty() {
-            return None;
-        }
-        let place = self.place_of(key)?;
-        let found = match self.effects.get(place)? {
+        let writes = self.writes.as_mut()?;
+        let place = writes.place_of(key)?;
+        let found = match writes.effects.get(place)? {
             Effect::Set(record) => {
                 let (value, version, expires_at) = (record.value.clone(), record.version, record.expires_at);
                 Some(Found { value, version, expires_at })
@@ -124,7 +129,61 @@ impl Group {
 
     /// Whether a command is about a key that the group changes.
     pub fn concerns(&mut self, command: &Command) -> bool {
-        !self.is_empty() && keys_of(command).iter().any(|key| self.place_of(key).is_some())
+        let Some(writes) = self.writes.as_mut() else { return false };
+        keys_of(command).iter().any(|key| writes.place_of(key).is_some())
+    }
+
+    fn has_room(&self, payload_bytes: usize) -> bool {
+        self.writes.as_ref().is_none_or(|writes| writes.bytes + payload_bytes <= EFFECTS_BYTES_MAX)
+    }
+
+    /// `latch`: of the effect's key, until the group is committed, unless the caller holds it.
+    fn push(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer, latch: Option<Latch>) {
+        let writes = self.writes.get_or_insert_with(|| Box::new(Writes::with_room(self.room)));
+        writes.latches.extend(latch);
+        writes.push(place, effect, admission, answer);
+    }
+
+    /// In place of the effect that the group has on its key.
+    fn push_newer(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
+        let Some(writes) = self.writes.as_mut() else { return self.push(place, effect, admission, answer, None) };
+        let known = writes.place_of(effect.key());
+        let old = known.and_then(|at| writes.effects.get_mut(at).zip(writes.admissions.get_mut(at)));
+        let Some((old, old_admission)) = old else { return writes.push(place, effect, admission, answer) };
+        writes.answers.push((place, answer, effect.version()));
+        writes.bytes += effect.size_bytes();
+        writes.bytes -= old.size_bytes();
+        match old {
+            Effect::Set(_) => writes.superseded.0 += 1,
+            Effect::Delete { .. } => writes.superseded.1 += 1,
+        }
+        (*old, *old_admission) = (effect, admission);
+    }
+
+    /// Answers once the group is committed what was evaluated against what is not.
+    fn follow(&mut self, place: usize, reply: Result<Reply, Error>) -> Tried {
+        let bytes = reply.as_ref().map_or(0, Reply::size_bytes);
+        if let Some(writes) = self.writes.as_mut() {
+            writes.followers.push((place, reply));
+        }
+        Tried::Grouped { bytes }
+    }
+
+    /// Hands the effects to the log.
+    pub fn append(&self, log: &impl ReplicatedLog) -> Result<Appended, LogError> {
+        log.append(self.effects())
+    }
+}
+
+impl Writes {
+    fn with_room(writes: usize) -> Self {
+        Self {
+            effects: SmallVec::with_capacity(writes),
+            admissions: SmallVec::with_capacity(writes),
+            answers: SmallVec::with_capacity(writes),
+            latches: SmallVec::with_capacity(writes),
+            ..Self::default()
+        }
     }
 
     fn place_of(&mut self, key: &Key) -> Option<usize> {
@@ -136,48 +195,11 @@ impl Group {
         self.places.get(key).copied()
     }
 
-    fn has_room(&self, payload_bytes: usize) -> bool {
-        self.is_empty() || self.bytes + payload_bytes <= EFFECTS_BYTES_MAX
-    }
-
-    /// Until it is committed.
-    fn hold(&mut self, latch: Latch) {
-        if self.latches.is_empty() {
-            self.latches.reserve_exact(self.room);
-        }
-        self.latches.push(latch);
-    }
-
     fn push(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
-        if self.is_empty() {
-            self.answers.reserve_exact(self.room);
-            self.effects.reserve_exact(self.room);
-            self.admissions.reserve_exact(self.room);
-        }
         self.answers.push((place, answer, effect.version()));
         self.bytes += effect.size_bytes();
         self.effects.push(effect);
         self.admissions.push(admission);
-    }
-
-    /// In place of the effect that the group has on its key.
-    fn push_newer(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
-        let known = self.place_of(effect.key());
-        let old = known.and_then(|at| self.effects.get_mut(at).zip(self.admissions.get_mut(at)));
-        let Some((old, old_admission)) = old else { return self.push(place, effect, admission, answer) };
-        self.answers.push((place, answer, effect.version()));
-        self.bytes += effect.size_bytes();
-        self.bytes -= old.size_bytes();
-        match old {
-            Effect::Set(_) => self.superseded.0 += 1,
-            Effect::Delete { .. } => self.superseded.1 += 1,
-        }
-        (*old, *old_admission) = (effect, admission);
-    }
-
-    /// Hands the effects to the log.
-    pub fn append(&self, log: &impl ReplicatedLog) -> Result<Appended, LogError> {
-        log.append(&self.effects)
     }
 }
 
@@ -231,7 +253,7 @@ impl Core {
                 return Tried::MustWait; // until the tier has it
             }
             reads.note(found.is_some());
-            return follow(group, place, Self::reply_read(command, found, now));
+            return group.follow(place, Self::reply_read(command, found, now));
         }
         let hint = hint.unwrap_or_else(|| self.store.hint(key));
         let Lookup::Known(mut known) = self.store.get(key, hint, now) else { return Tried::MustWait };
@@ -297,7 +319,7 @@ impl Core {
         };
         let Some(mutation) = mutation else {
             let reply = reply.into_reply(None);
-            return if is_follower { follow(group, place, reply) } else { Tried::Answered(reply) };
+            return if is_follower { group.follow(place, reply) } else { Tried::Answered(reply) };
         };
         let effect = self.log.propose(mutation);
         if self.log.commits_at_once() && !self.is_write_through() {
@@ -306,12 +328,9 @@ impl Core {
             return Tried::Answered(reply.into_reply(Some(version)));
         }
         let bytes = reply.size_bytes();
-        if let Some(latch) = latch {
-            group.hold(latch);
-        }
         match is_follower {
-            true => group.push_newer(place, effect, admission, reply),
-            false => group.push(place, effect, admission, reply),
+            true => group.push_newer(place, effect, admission, reply), // under the latch of the one before
+            false => group.push(place, effect, admission, reply, latch),
         }
         Tried::Grouped { bytes }
     }
@@ -319,17 +338,18 @@ impl Core {
     /// Waits for the commit of a group, applies it, and gives its answers.
     pub async fn commit_group(
         &self,
-        mut group: Group,
+        group: Group,
         appended: Result<Appended, LogError>,
         deadline: Instant,
     ) -> Vec<Answered> {
-        let committed = self.until_committed(&group.effects, appended, deadline).await;
+        let committed = self.until_committed(group.effects(), appended, deadline).await;
         if !self.is_write_through() || committed.is_err() {
             return self.end_group(group, committed);
         }
-        self.apply_group(&mut group);
+        let Some(mut writes) = group.writes else { return Vec::new() };
+        self.apply_group(&mut writes);
         drop(committed);
-        let Group { effects, answers, followers, .. } = group;
+        let Writes { effects, answers, followers, .. } = *writes;
         // Here a group has one write a key.
         let writes = effects.iter().zip(answers).map(async |(effect, (place, reply, version))| {
             let through = self.wait_through(effect.key(), version, deadline).await;
@@ -339,30 +359,31 @@ impl Core {
     }
 
     /// Applies a group if it was committed, and gives its answers. If it was, not in write-through, where they wait for the tier.
-    pub fn end_group(&self, mut group: Group, committed: Result<Appended, Error>) -> Vec<Answered> {
+    pub fn end_group(&self, group: Group, committed: Result<Appended, Error>) -> Vec<Answered> {
+        let Some(mut writes) = group.writes else { return Vec::new() };
         match committed {
             Ok(_appended) => {
-                self.apply_group(&mut group);
-                let writes = group.answers.into_iter();
-                let writes = writes.map(|(place, reply, version)| (place, reply.into_reply(Some(version))));
-                writes.chain(group.followers).collect()
+                self.apply_group(&mut writes);
+                let answers = writes.answers.into_iter();
+                let answers = answers.map(|(place, reply, version)| (place, reply.into_reply(Some(version))));
+                answers.chain(writes.followers).collect()
             }
             Err(error) => {
-                group.admissions.clear(); // whoever is next on a key needs room
-                group.latches.clear();
-                let writes = group.answers.into_iter().map(|(place, ..)| (place, Err(error.clone())));
-                let followers = group.followers.into_iter().map(|(place, _)| (place, Err(unseen(&error))));
-                writes.chain(followers).collect()
+                writes.admissions.clear(); // whoever is next on a key needs room
+                writes.latches.clear();
+                let answers = writes.answers.into_iter().map(|(place, ..)| (place, Err(error.clone())));
+                let followers = writes.followers.into_iter().map(|(place, _)| (place, Err(unseen(&error))));
+                answers.chain(followers).collect()
             }
         }
     }
 
     /// Makes what a group has committed visible, and lets others write its keys.
-    fn apply_group(&self, group: &mut Group) {
-        self.apply_all(&group.effects, std::mem::take(&mut group.admissions));
-        self.counters.puts.add(group.superseded.0);
-        self.counters.deletes.add(group.superseded.1);
-        group.latches.clear();
+    fn apply_group(&self, writes: &mut Writes) {
+        self.apply_all(&writes.effects, writes.admissions.drain(..));
+        self.counters.puts.add(writes.superseded.0);
+        self.counters.deletes.add(writes.superseded.1);
+        writes.latches.clear();
     }
 }
 
@@ -372,11 +393,4 @@ fn unseen(error: &Error) -> Error {
         Error::Unknown(reason) => Error::Unavailable(format!("a write before it has failed: {reason}")),
         error => error.clone(),
     }
-}
-
-/// Answers once the group is committed what was evaluated against what is not.
-fn follow(group: &mut Group, place: usize, reply: Result<Reply, Error>) -> Tried {
-    let bytes = reply.as_ref().map_or(0, Reply::size_bytes);
-    group.followers.push((place, reply));
-    Tried::Grouped { bytes }
 }

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::PATIENCE;
@@ -22,6 +23,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// Ends when the process has, and all that it has logged is read.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -36,14 +39,14 @@ impl Process {
             .unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (lines, collected) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let mut log = collected.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        Self { name: format!("{name} {}", args.join(" ")), child, log }
+        Self { name: format!("{name} {}", args.join(" ")), child, log, reader: Some(reader) }
     }
 
     pub fn log(&self) -> String {
@@ -73,7 +76,7 @@ impl Process {
     /// SIGKILL, and waits for the end.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.ended();
     }
 
     /// SIGTERM, and waits for the end.
@@ -88,14 +91,22 @@ impl Process {
             assert!(started.elapsed() < PATIENCE, "{} does not end; its log:\n{}", self.name, self.log());
             std::thread::park_timeout(std::time::Duration::from_millis(5));
         }
-        self.child.wait().unwrap()
+        self.ended()
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let status = self.child.wait().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        status
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill(); // it may have ended
-        let _ = self.child.wait();
+        self.ended();
         if std::thread::panicking() {
             eprintln!("--- log of {}:\n{}", self.name, self.log());
         }
