@@ -361,21 +361,22 @@ impl Core {
     /// Applies a group if it was committed, and gives its answers. If it was, not in write-through, where they wait for the tier.
     pub fn end_group(&self, group: Group, committed: Result<Appended, Error>) -> Vec<Answered> {
         let Some(mut writes) = group.writes else { return Vec::new() };
+        let mut answers: Vec<Answered>;
         match committed {
             Ok(_appended) => {
                 self.apply_group(&mut writes);
-                let answers = writes.answers.into_iter();
-                let answers = answers.map(|(place, reply, version)| (place, reply.into_reply(Some(version))));
-                answers.chain(writes.followers).collect()
+                let answered = |(place, reply, version): (_, Answer, _)| (place, reply.into_reply(Some(version)));
+                answers = writes.answers.into_iter().map(answered).collect();
+                answers.extend(writes.followers);
             }
             Err(error) => {
                 writes.admissions.clear(); // whoever is next on a key needs room
                 writes.latches.clear();
-                let answers = writes.answers.into_iter().map(|(place, ..)| (place, Err(error.clone())));
-                let followers = writes.followers.into_iter().map(|(place, _)| (place, Err(unseen(&error))));
-                answers.chain(followers).collect()
+                answers = writes.answers.into_iter().map(|(place, ..)| (place, Err(error.clone()))).collect();
+                answers.extend(writes.followers.into_iter().map(|(place, _)| (place, Err(unseen(&error)))));
             }
         }
+        answers
     }
 
     /// Makes what a group has committed visible, and lets others write its keys.

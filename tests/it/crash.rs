@@ -21,7 +21,8 @@ async fn after_a_kill_a_secondary_recovers_from_its_journal_and_without_it_refus
     cluster.restart_secondary(0, &[]);
     client.until_served().await;
     assert_eq!(client.served("k0").await.as_deref(), Some("new"), "what the journal has");
-    assert!(cluster.secondaries[0].log().contains("recovered from the journal"));
+    let log = || cluster.secondaries[0].log();
+    eventually("its log says so", async || log().contains("recovered from the journal").then_some(())).await;
     client.put("k1", "new").await.unwrap();
     cluster.secondaries[0].kill();
     let elsewhere = cluster.data.path().join("elsewhere");
@@ -34,7 +35,8 @@ async fn after_a_kill_a_secondary_recovers_from_its_journal_and_without_it_refus
     })
     .await;
     assert!(reason.contains("did not stop cleanly") && reason.contains("its journal"), "{reason}");
-    assert!(cluster.secondaries[0].log().contains("refuses to serve"));
+    let log = || cluster.secondaries[0].log();
+    eventually("its log says so", async || log().contains("refuses to serve").then_some(())).await;
     cluster.secondaries[0].kill();
     cluster.restart_secondary(0, &["--data-dir", elsewhere, "--accept-loss"]);
     client.until_served().await;
