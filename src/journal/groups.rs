@@ -47,6 +47,7 @@ impl Outcome {
                 return result.clone();
             }
             let ended = self.ended.notified();
+            // Looked at again: what ended before this does not wake it.
             if self.result.get().is_none() {
                 ended.await;
             }

@@ -351,11 +351,11 @@ impl Core {
         drop(committed);
         let Writes { effects, answers, followers, .. } = *writes;
         // Here a group has one write a key.
-        let writes = effects.iter().zip(answers).map(async |(effect, (place, reply, version))| {
+        let confirmed = effects.iter().zip(answers).map(async |(effect, (place, reply, version))| {
             let through = self.wait_through(effect.key(), version, deadline).await;
             (place, through.and_then(|()| reply.into_reply(Some(version))))
         });
-        join_all(writes).await.into_iter().chain(followers).collect()
+        join_all(confirmed).await.into_iter().chain(followers).collect()
     }
 
     /// Applies a group if it was committed, and gives its answers. If it was, not in write-through, where they wait for the tier.

@@ -76,7 +76,7 @@ impl Process {
     /// SIGKILL, and waits for the end.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
-        self.ended();
+        self.reap().unwrap();
     }
 
     /// SIGTERM, and waits for the end.
@@ -91,13 +91,14 @@ impl Process {
             assert!(started.elapsed() < PATIENCE, "{} does not end; its log:\n{}", self.name, self.log());
             std::thread::park_timeout(std::time::Duration::from_millis(5));
         }
-        self.ended()
+        self.reap().unwrap()
     }
 
-    fn ended(&mut self) -> ExitStatus {
-        let status = self.child.wait().unwrap();
+    /// Waits for the end, and until all that it has logged is read.
+    fn reap(&mut self) -> std::io::Result<ExitStatus> {
+        let status = self.child.wait();
         if let Some(reader) = self.reader.take() {
-            reader.join().unwrap();
+            let _ = reader.join(); // it can't have panicked
         }
         status
     }
@@ -106,7 +107,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill(); // it may have ended
-        self.ended();
+        let _ = self.reap();
         if std::thread::panicking() {
             eprintln!("--- log of {}:\n{}", self.name, self.log());
         }
