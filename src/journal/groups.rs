@@ -43,14 +43,11 @@ impl Outcome {
 
     pub(super) async fn wait(&self) -> Result<(), JournalError> {
         loop {
+            let ended = self.ended.notified();
             if let Some(result) = self.result.get() {
                 return result.clone();
             }
-            let ended = self.ended.notified();
-            // Looked at again: what ended before this does not wake it.
-            if self.result.get().is_none() {
-                ended.await;
-            }
+            ended.await;
         }
     }
 }

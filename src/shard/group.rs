@@ -137,27 +137,9 @@ impl Group {
         self.writes.as_ref().is_none_or(|writes| writes.bytes + payload_bytes <= EFFECTS_BYTES_MAX)
     }
 
-    /// `latch`: of the effect's key, until the group is committed, unless the caller holds it.
-    fn push(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer, latch: Option<Latch>) {
-        let writes = self.writes.get_or_insert_with(|| Box::new(Writes::with_room(self.room)));
-        writes.latches.extend(latch);
-        writes.push(place, effect, admission, answer);
-    }
-
-    /// In place of the effect that the group has on its key.
-    fn push_newer(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
-        let Some(writes) = self.writes.as_mut() else { return self.push(place, effect, admission, answer, None) };
-        let known = writes.place_of(effect.key());
-        let old = known.and_then(|at| writes.effects.get_mut(at).zip(writes.admissions.get_mut(at)));
-        let Some((old, old_admission)) = old else { return writes.push(place, effect, admission, answer) };
-        writes.answers.push((place, answer, effect.version()));
-        writes.bytes += effect.size_bytes();
-        writes.bytes -= old.size_bytes();
-        match old {
-            Effect::Set(_) => writes.superseded.0 += 1,
-            Effect::Delete { .. } => writes.superseded.1 += 1,
-        }
-        (*old, *old_admission) = (effect, admission);
+    /// For a write that is about to be pushed.
+    fn writes(&mut self) -> &mut Writes {
+        self.writes.get_or_insert_with(|| Box::new(Writes::with_room(self.room)))
     }
 
     /// Answers once the group is committed what was evaluated against what is not.
@@ -200,6 +182,21 @@ impl Writes {
         self.bytes += effect.size_bytes();
         self.effects.push(effect);
         self.admissions.push(admission);
+    }
+
+    /// In place of the effect that the group has on its key.
+    fn push_newer(&mut self, place: usize, effect: Effect, admission: Admission, answer: Answer) {
+        let known = self.place_of(effect.key());
+        let old = known.and_then(|at| self.effects.get_mut(at).zip(self.admissions.get_mut(at)));
+        let Some((old, old_admission)) = old else { return self.push(place, effect, admission, answer) };
+        self.answers.push((place, answer, effect.version()));
+        self.bytes += effect.size_bytes();
+        self.bytes -= old.size_bytes();
+        match old {
+            Effect::Set(_) => self.superseded.0 += 1,
+            Effect::Delete { .. } => self.superseded.1 += 1,
+        }
+        (*old, *old_admission) = (effect, admission);
     }
 }
 
@@ -328,9 +325,11 @@ impl Core {
             return Tried::Answered(reply.into_reply(Some(version)));
         }
         let bytes = reply.size_bytes();
+        let writes = group.writes();
+        writes.latches.extend(latch);
         match is_follower {
-            true => group.push_newer(place, effect, admission, reply), // under the latch of the one before
-            false => group.push(place, effect, admission, reply, latch),
+            true => writes.push_newer(place, effect, admission, reply),
+            false => writes.push(place, effect, admission, reply),
         }
         Tried::Grouped { bytes }
     }
