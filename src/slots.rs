@@ -107,7 +107,11 @@ impl SlotSet {
     pub fn shares(shards: usize) -> Vec<Self> {
         let shards = shards.max(1);
         let start = |i: usize| (i * usize::from(SLOTS) / shards) as u16;
-        (0..shards).map(|i| (start(i)..start(i + 1)).map(Slot).collect()).collect()
+        let share = |i| match (start(i), start(i + 1)) {
+            (first, next) if first < next => Self { ranges: vec![(Slot(first), Slot(next - 1))] },
+            _ => Self::empty(), // more shards than slots
+        };
+        (0..shards).map(share).collect()
     }
 
     pub fn contains(&self, slot: Slot) -> bool {
@@ -272,7 +276,7 @@ mod tests {
 
     #[test]
     fn shares_cover_every_slot_once() {
-        for shards in [1, 2, 3, 7, 1000] {
+        for shards in [1, 2, 3, 7, 1000, 20_000] {
             let shares = SlotSet::shares(shards);
             assert_eq!(shares.iter().map(SlotSet::len).sum::<usize>(), usize::from(SLOTS));
             assert_eq!(shares.iter().fold(SlotSet::empty(), |all, share| all.union(share)), SlotSet::all());

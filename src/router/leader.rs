@@ -263,9 +263,9 @@ impl<P: Peer> Leader<P> {
                 },
                 Err(reason) => Target::Nowhere { reason: reason.clone() },
             };
-            for slot in route.slots.iter() {
-                if let Some(index) = by_slot.get_mut(slot.index()) {
-                    *index = targets.len() as u16; // at most one route a slot
+            for (first, last) in route.slots.ranges() {
+                if let Some(indexes) = by_slot.get_mut(first.index()..=last.index()) {
+                    indexes.fill(targets.len() as u16); // at most one route a slot
                 }
             }
             targets.push(target);

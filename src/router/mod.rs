@@ -6,6 +6,7 @@ mod teller;
 mod view;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::Notify;
@@ -79,11 +80,11 @@ impl<P: Peer> Router<P> {
     }
 
     /// Sends commands with keys to one target, in one batch.
-    async fn send(&self, target: &Target<P>, commands: Vec<Command>, batch: &BatchHead) -> Replies {
+    async fn send(&self, target: &Target<P>, commands: Vec<Command>, timeout: Duration) -> Replies {
         match target {
             Target::Nowhere { reason } => vec![Err(Error::Unavailable(reason.clone())); commands.len()],
             Target::Shard { epoch, peer } => {
-                let mut replies = peer.execute(Batch { commands, epoch: Some(*epoch), timeout: batch.timeout }).await;
+                let mut replies = peer.execute(Batch { commands, epoch: Some(*epoch), timeout }).await;
                 for reply in &mut replies {
                     if let Err(Error::WrongShard { reason, .. }) = reply {
                         let reason = format!("the slot map is changing: {reason}");
@@ -97,12 +98,12 @@ impl<P: Peer> Router<P> {
     }
 
     /// A command without a key.
-    async fn gather(&self, routes: &Routes<P>, command: Command, batch: &BatchHead) -> Result<Reply, Error> {
+    async fn gather(&self, routes: &Routes<P>, command: Command, timeout: Duration) -> Result<Reply, Error> {
         match command {
-            Command::Scan { cursor, limit } => self.scan(routes, cursor, limit, batch).await,
+            Command::Scan { cursor, limit } => self.scan(routes, cursor, limit, timeout).await,
             Command::Count => {
                 let mut sum = 0;
-                for reply in self.ask_all(routes, Command::Count, batch).await {
+                for reply in self.ask_all(routes, Command::Count, timeout).await {
                     match reply? {
                         Reply::Count(count) => sum += count,
                         other => return Err(unexpected(&other)),
@@ -112,7 +113,7 @@ impl<P: Peer> Router<P> {
             }
             Command::Stats => {
                 let mut all = Vec::new();
-                for reply in self.ask_all(routes, Command::Stats, batch).await {
+                for reply in self.ask_all(routes, Command::Stats, timeout).await {
                     match reply {
                         Ok(Reply::Stats(stats)) => all.extend(stats),
                         Ok(other) => return Err(unexpected(&other)),
@@ -136,87 +137,60 @@ impl<P: Peer> Router<P> {
         }
     }
 
-    async fn scan(&self, routes: &Routes<P>, cursor: Cursor, limit: u32, batch: &BatchHead) -> Result<Reply, Error> {
+    async fn scan(&self, routes: &Routes<P>, cursor: Cursor, limit: u32, timeout: Duration) -> Result<Reply, Error> {
         let slot = Slot::try_from(cursor.slot).map_err(|error| Error::Invalid(error.to_string()))?;
-        let replies = self.send(routes.target(slot)?, vec![Command::Scan { cursor, limit }], batch).await;
+        let replies = self.send(routes.target(slot)?, vec![Command::Scan { cursor, limit }], timeout).await;
         replies.into_iter().next().unwrap_or_else(|| Err(short_answer()))
     }
 
     /// Asks every target the same, all at once.
-    async fn ask_all(&self, routes: &Routes<P>, command: Command, batch: &BatchHead) -> Replies {
+    async fn ask_all(&self, routes: &Routes<P>, command: Command, timeout: Duration) -> Replies {
         let asked = routes.targets.iter().map(async |target| {
-            let reply = self.send(target, vec![command.clone()], batch).await.into_iter().next();
+            let reply = self.send(target, vec![command.clone()], timeout).await.into_iter().next();
             reply.unwrap_or_else(|| Err(short_answer()))
         });
         join_all(asked).await
     }
 }
 
-/// What the parts of a batch share.
-struct BatchHead {
-    timeout: std::time::Duration,
+/// A batch, sorted by who answers its commands.
+struct Split {
+    /// Of each command, in the order of the batch.
+    by: Vec<By>,
+    /// For each target.
+    parts: Vec<Vec<Command>>,
+    keyless: Vec<Command>,
 }
 
-/// The part of a batch that goes to one target, with the places of its commands.
-#[derive(Default)]
-struct Part {
-    places: Vec<usize>,
-    commands: Vec<Command>,
+enum By {
+    /// Its index.
+    Target(usize),
+    /// The router, which asks them all.
+    Router,
+    Nobody(Error),
 }
 
 impl<P: Peer> Service for Router<P> {
     async fn execute(&self, batch: Batch) -> Replies {
         let routes = self.routes();
-        let head = BatchHead { timeout: batch.timeout };
-        let len = batch.commands.len();
-        if let Some(target) = routes.only_target(&batch.commands) {
-            log_routed(len, 1, 0);
-            return self.send(target, batch.commands, &head).await;
+        let Batch { commands, timeout, .. } = batch;
+        if let Some(target) = routes.only_target(&commands) {
+            log_routed(commands.len(), 1, 0);
+            return self.send(target, commands, timeout).await;
         }
-        let mut parts: Vec<Part> = routes.targets.iter().map(|_| Part::default()).collect();
-        let mut keyless: Vec<(usize, Command)> = Vec::new();
-        let mut scan_bytes = 0;
-        let mut refused = Vec::new();
-        for (place, command) in batch.commands.into_iter().enumerate() {
-            if let Err(error) = command.check() {
-                refused.push((place, Err(Error::Invalid(error.to_string()))));
-                continue;
-            }
-            if let Command::Scan { limit, .. } = command {
-                scan_bytes += page_bytes_max(limit);
-                // The first fits.
-                if scan_bytes > REPLIES_BYTES_MAX {
-                    refused.push((place, Err(Error::ReplyTooLarge)));
-                    continue;
-                }
-            }
-            let part = command.key().and_then(|key| parts.get_mut(routes.index(Slot::of(key))));
-            match part {
-                Some(part) => {
-                    part.places.push(place);
-                    part.commands.push(command);
-                }
-                None => keyless.push((place, command)),
-            }
-        }
-        let sends = routes.targets.iter().zip(parts).filter(|(_, part)| !part.places.is_empty());
-        let sends: Vec<_> = sends.collect();
-        log_routed(len, sends.len(), keyless.len());
-        let sent = join_all(
-            sends.into_iter().map(async |(target, part)| (part.places, self.send(target, part.commands, &head).await)),
-        );
-        let gathered = join_all(
-            keyless.into_iter().map(async |(place, command)| (place, self.gather(&routes, command, &head).await)),
-        );
-        let (sent, gathered) = futures::join!(sent, gathered);
-        let mut replies: Replies = vec![Err(short_answer()); len];
-        let parts = sent.into_iter().flat_map(|(places, answers)| places.into_iter().zip(answers));
-        for (place, reply) in parts.chain(gathered).chain(refused) {
-            if let Some(slot) = replies.get_mut(place) {
-                *slot = reply;
-            }
-        }
-        replies
+        let Split { by, parts, keyless } = routes.split(commands);
+        log_routed(by.len(), parts.iter().filter(|part| !part.is_empty()).count(), keyless.len());
+        let sent = routes.targets.iter().zip(parts).map(|(target, part)| self.send(target, part, timeout));
+        let gathered = keyless.into_iter().map(|command| self.gather(&routes, command, timeout));
+        let (sent, gathered) = futures::join!(join_all(sent), join_all(gathered));
+        let mut sent: Vec<_> = sent.into_iter().map(Replies::into_iter).collect();
+        let mut gathered = gathered.into_iter();
+        let in_order = by.into_iter().map(|by| match by {
+            By::Target(index) => sent.get_mut(index).and_then(Iterator::next),
+            By::Router => gathered.next(),
+            By::Nobody(error) => Some(Err(error)),
+        });
+        in_order.map(|reply| reply.unwrap_or_else(|| Err(short_answer()))).collect()
     }
 }
 
@@ -254,6 +228,34 @@ impl<P> Routes<P> {
         let index = index_of(first)?;
         let is_only = rest.iter().all(|command| index_of(command) == Some(index));
         self.targets.get(index).filter(|_| is_only)
+    }
+
+    fn split(&self, commands: Vec<Command>) -> Split {
+        let parts = self.targets.iter().map(|_| Vec::new()).collect();
+        let mut split = Split { by: Vec::with_capacity(commands.len()), parts, keyless: Vec::new() };
+        let mut scan_bytes = 0;
+        for command in commands {
+            let by = match (command.check(), command.key(), &command) {
+                (Err(error), _, _) => By::Nobody(Error::Invalid(error.to_string())),
+                (Ok(()), Some(key), _) => By::Target(self.index(Slot::of(key))),
+                (Ok(()), None, Command::Scan { limit, .. }) => {
+                    scan_bytes += page_bytes_max(*limit);
+                    // The first fits.
+                    if scan_bytes > REPLIES_BYTES_MAX { By::Nobody(Error::ReplyTooLarge) } else { By::Router }
+                }
+                (Ok(()), None, _) => By::Router,
+            };
+            let part = match &by {
+                By::Target(index) => split.parts.get_mut(*index),
+                By::Router => Some(&mut split.keyless),
+                By::Nobody(_) => None,
+            };
+            if let Some(part) = part {
+                part.push(command);
+            }
+            split.by.push(by);
+        }
+        split
     }
 
     fn index(&self, slot: Slot) -> usize {

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use tarpc::client::RpcError;
 use tarpc::context::{self, Context};
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Assignment, ControlError, Fence, MapView, Member, MemberStatus, ShardName};
-use crate::command::Command;
 use crate::net::ClientTls;
 use crate::record::Epoch;
 use crate::rpc::driver::{Driver, State};
@@ -140,23 +140,18 @@ impl Client {
         self.jobs.closed().await;
     }
 
-    /// Room in the queue for so many bytes; a batch larger than the queue takes all of it.
-    async fn admit(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    /// Room in the queue for so many bytes, if there is some in time; a batch larger than the queue takes all of it.
+    async fn admit(&self, bytes: usize, deadline: Instant) -> Option<OwnedSemaphorePermit> {
         let permits = bytes.min(self.queue_bytes_max) as u32;
-        match Arc::clone(&self.queue).try_acquire_many_owned(permits) {
-            Ok(permit) => Some(permit),
-            Err(_) => Arc::clone(&self.queue).acquire_many_owned(permits).await.ok(), // never closed
+        if let Ok(permit) = Arc::clone(&self.queue).try_acquire_many_owned(permits) {
+            return Some(permit);
         }
+        let room = Arc::clone(&self.queue).acquire_many_owned(permits);
+        timeout_at(deadline, room).await.ok()?.ok() // never closed
     }
 
-    async fn submit(&self, submitted: &Arc<Submitted>, epoch: Option<Epoch>, deadline: Instant) -> Option<Replies> {
-        let left_bytes: usize = submitted.commands().iter().map(Command::size_bytes).sum();
-        let _permit = self.admit(JOB_BYTES + left_bytes).await;
-        let submitted = Arc::clone(submitted);
-        let (answer, answered) = oneshot::channel();
-        let replies = Vec::new();
-        self.jobs.send(Job { submitted, epoch, deadline, answer, left_bytes, sent: 0, replies, _permit }).ok()?;
-        answered.await.ok()
+    fn closed(&self) -> String {
+        format!("{}: the client was closed", self.address)
     }
 
     /// The stub to call, as soon as it is decided whether there is one.
@@ -199,14 +194,18 @@ impl Service for Client {
         if batch.commands.is_empty() {
             return Vec::new();
         }
-        let timeout = batch.timeout.min(TIMEOUT_MAX);
-        let deadline = Instant::now() + timeout;
         let submitted = Arc::new(Submitted::new(batch.commands));
-        match timeout_at(deadline, self.submit(&submitted, batch.epoch, deadline)).await {
-            Ok(Some(replies)) => replies,
-            Ok(None) => submitted.abandon(&format!("{}: the client was closed", self.address)),
-            Err(_) => submitted.abandon(&format!("{}: no answer within {timeout:?}", self.address)),
+        let (answer, answered) = oneshot::channel();
+        let mut job = Job::new(Arc::clone(&submitted), batch.epoch, batch.timeout.min(TIMEOUT_MAX), answer);
+        job.permit = self.admit(JOB_BYTES + job.left_bytes, job.deadline).await;
+        if job.permit.is_none() {
+            job.expire(Instant::now(), &self.address);
+        } else if let Err(SendError(mut job)) = self.jobs.send(job) {
+            job.fail(&self.closed());
         }
+        // The driver keeps the time.
+        let gone = |_| submitted.lost(0, submitted.commands().len(), &self.closed()).collect();
+        answered.await.unwrap_or_else(gone)
     }
 }
 

@@ -4,7 +4,9 @@
 //! once, until an attempt succeeds. A connection that had lived gets one attempt before that.
 
 use std::collections::VecDeque;
+use std::future::{Future, pending};
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use tarpc::client::{self, NewClient, RpcError};
 use tarpc::context;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::gather::{PATIENCE, is_company};
@@ -89,9 +91,38 @@ enum End {
 
 /// What became of a call: the replies that came, and if some are missing, why.
 struct Done {
-    call: Call,
+    number: u64,
     replies: Replies,
     failure: Option<CallError>,
+}
+
+/// Rings when the time of a job may be over. One for all jobs: hardly any needs it.
+struct Alarm {
+    set_for: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Alarm {
+    fn new() -> Self {
+        Self { set_for: None, timer: Box::pin(sleep(Duration::ZERO)) }
+    }
+
+    /// Has it ring by then, if it is not set for an earlier time.
+    fn set_by(&mut self, deadline: Instant) {
+        if self.set_for.is_none_or(|set_for| deadline < set_for) {
+            self.set_for = Some(deadline);
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Then it has to be set again.
+    async fn rings(&mut self) {
+        if self.set_for.is_none() {
+            return pending().await;
+        }
+        self.timer.as_mut().await;
+        self.set_for = None;
+    }
 }
 
 pub struct Driver {
@@ -99,6 +130,9 @@ pub struct Driver {
     options: Options,
     jobs: mpsc::UnboundedReceiver<Job>,
     queue: VecDeque<Job>,
+    /// The calls on their way, with their numbers. The jobs in them are still answered in time.
+    calls: Vec<(u64, Call)>,
+    alarm: Alarm,
     state: watch::Sender<State>,
     link: watch::Sender<bool>,
     closing: CancellationToken,
@@ -113,7 +147,8 @@ impl Driver {
         link: watch::Sender<bool>,
         closing: CancellationToken,
     ) -> Self {
-        Self { address, options, jobs, queue: VecDeque::new(), state, link, closing }
+        let (queue, calls, alarm) = (VecDeque::new(), Vec::new(), Alarm::new());
+        Self { address, options, jobs, queue, calls, alarm, state, link, closing }
     }
 
     /// Lives until the client is closed or its last clone dropped.
@@ -179,10 +214,14 @@ impl Driver {
                 biased;
                 () = self.closing.cancelled() => return,
                 job = self.jobs.recv() => job,
+                () = self.alarm.rings() => {
+                    self.expire();
+                    continue;
+                }
             };
             match (job, down) {
-                (Some(job), Some(reason)) => job.fail(reason),
-                (Some(job), None) => self.queue.push_back(job),
+                (Some(mut job), Some(reason)) => job.fail(reason),
+                (Some(job), None) => self.take_job(job),
                 (None, _) => return,
             }
         }
@@ -194,7 +233,7 @@ impl Driver {
         let reason: Arc<str> = format!("{}: {reason}{retrying}", self.address).into();
         let shared = Arc::clone(&reason);
         self.state.send_replace(if is_final { State::Refused(shared) } else { State::Down(shared) });
-        for job in self.queue.drain(..) {
+        for mut job in self.queue.drain(..) {
             job.fail(&reason);
         }
         reason
@@ -204,10 +243,8 @@ impl Driver {
     fn refuse_all(mut self) {
         let reason = format!("{}: the client was closed", self.address);
         self.jobs.close();
-        while let Ok(job) = self.jobs.try_recv() {
-            self.queue.push_back(job);
-        }
-        for job in self.queue.drain(..) {
+        self.take_jobs();
+        for mut job in self.queue.drain(..) {
             job.fail(&reason);
         }
     }
@@ -221,9 +258,10 @@ impl Driver {
         self.state.send_replace(State::Up(node.clone()));
         self.link.send_replace(true);
 
-        let address = Arc::clone(&self.address);
-        let mut calls = FuturesUnordered::new();
-        let mut jobs_under_way = 0;
+        let closing = self.closing.clone();
+        let mut closed = pin!(closing.cancelled());
+        let mut answers = FuturesUnordered::new();
+        let mut numbers = 0..;
         // Until when jobs wait for company.
         let mut held_until: Option<Instant> = None;
         // Since when calls are on their way without any answer.
@@ -231,42 +269,41 @@ impl Driver {
         let mut dispatch = Box::pin(dispatch);
         let end = loop {
             self.take_jobs();
+            let under_way = self.calls.iter().map(|(_, call)| call.jobs().len()).sum();
             let may_go =
-                is_company(self.queue.len(), jobs_under_way) || held_until.is_some_and(|until| until <= Instant::now());
-            while may_go && calls.len() < self.options.calls_in_flight_max {
+                is_company(self.queue.len(), under_way) || held_until.is_some_and(|until| until <= Instant::now());
+            while may_go && self.calls.len() < self.options.calls_in_flight_max {
+                let Some((call, number)) = Call::assemble(&mut self.queue).zip(numbers.next()) else { break };
                 let now = Instant::now();
-                let Some(call) = Call::assemble(&mut self.queue, now) else { break };
                 silent_since.get_or_insert(now);
-                jobs_under_way += call.jobs();
                 held_until = None;
-                calls.push(run(node.clone(), &address, call, now));
+                answers.push(send(&node, &self.address, &call, number, now));
+                self.calls.push((number, call));
             }
-            let is_holding = !self.queue.is_empty() && calls.len() < self.options.calls_in_flight_max;
+            let is_holding = !self.queue.is_empty() && self.calls.len() < self.options.calls_in_flight_max;
             held_until = is_holding.then(|| held_until.unwrap_or_else(|| Instant::now() + PATIENCE));
             tokio::select! {
                 biased;
-                () = self.closing.cancelled() => break End::Closed,
-                Some(done) = calls.next(), if !calls.is_empty() => {
-                    jobs_under_way -= done.call.jobs();
-                    match self.settle(done) {
-                        Ok(()) => silent_since = if calls.is_empty() { None } else { Some(Instant::now()) },
-                        Err(CallError::Rpc(RpcError::DeadlineExceeded)) => {
-                            let silent = silent_since.map_or(Duration::ZERO, |since| since.elapsed());
-                            if silent >= self.options.silence_max {
-                                break End::Lost(format!("nothing was answered for {silent:?}"));
-                            }
+                () = &mut closed => break End::Closed,
+                Some(done) = answers.next(), if !answers.is_empty() => match self.settle(done) {
+                    Ok(()) => silent_since = if answers.is_empty() { None } else { Some(Instant::now()) },
+                    Err(CallError::Rpc(RpcError::DeadlineExceeded)) => {
+                        let silent = silent_since.map_or(Duration::ZERO, |since| since.elapsed());
+                        if silent >= self.options.silence_max {
+                            break End::Lost(format!("nothing was answered for {silent:?}"));
                         }
-                        Err(error) => break End::Lost(reason_of(&error)),
                     }
-                }
+                    Err(error) => break End::Lost(reason_of(&error)),
+                },
                 outcome = &mut dispatch => break End::Lost(match outcome {
                     Ok(()) => "closed by the other side".to_owned(),
                     Err(error) => reason_of(&error),
                 }),
                 job = self.jobs.recv() => match job {
-                    Some(job) => self.queue.push_back(job),
+                    Some(job) => self.take_job(job),
                     None => break End::Closed,
                 },
+                () = self.alarm.rings() => self.expire(),
                 () = sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
             }
         };
@@ -274,7 +311,7 @@ impl Driver {
         self.state.send_replace(State::Connecting);
         // Without it, every call that is still on its way ends.
         drop(dispatch);
-        while let Some(done) = calls.next().await {
+        while let Some(done) = answers.next().await {
             let _ = self.settle(done);
         }
         end
@@ -282,68 +319,94 @@ impl Driver {
 
     fn take_jobs(&mut self) {
         while let Ok(job) = self.jobs.try_recv() {
-            self.queue.push_back(job);
+            self.take_job(job);
+        }
+    }
+
+    fn take_job(&mut self, job: Job) {
+        self.alarm.set_by(job.deadline);
+        self.queue.push_back(job);
+    }
+
+    /// Answers those whose time is over, and sets the alarm for the next of them.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let sent = self.calls.iter_mut().flat_map(|(_, call)| call.jobs_mut());
+        for job in self.queue.iter_mut().chain(sent) {
+            job.expire(now, &self.address);
+            if !job.is_over() {
+                self.alarm.set_by(job.deadline);
+            }
         }
     }
 
     fn settle(&mut self, done: Done) -> Result<(), CallError> {
-        let Done { call, replies, failure } = done;
-        let Some(error) = failure else {
-            call.settle(replies, "", &mut self.queue);
-            return Ok(());
-        };
-        call.settle(replies, &format!("{}: {}", self.address, reason_of(&error)), &mut self.queue);
-        Err(error)
+        let Done { number, replies, failure } = done;
+        let reason = failure.as_ref().map(|error| format!("{}: {}", self.address, reason_of(error)));
+        if let Some(at) = self.calls.iter().position(|(sent, _)| *sent == number) {
+            let (_, call) = self.calls.swap_remove(at);
+            call.settle(replies, &reason.unwrap_or_default(), &mut self.queue);
+        }
+        failure.map_or(Ok(()), Err)
     }
 }
 
 /// Makes a call, and fetches what did not fit the frame of its answer.
-async fn run(node: NodeClient, address: &str, call: Call, now: Instant) -> Done {
+fn send(
+    node: &NodeClient,
+    address: &Arc<str>,
+    call: &Call,
+    number: u64,
+    now: Instant,
+) -> impl Future<Output = Done> + use<> {
     let mut context = context::current();
     context.deadline = (call.deadline + CALL_GRACE).into_std();
     let spans = Spans::start("call", call.traces());
+    let count = call.len();
     // All that travels together goes by one name.
     let trace = spans.trace();
     if let Some(trace) = trace {
         context.trace_context.trace_id = trace.request.to_wire().into();
         if request::is_told() {
-            let (requests, commands) = (request::list(call.traces().map(|trace| trace.request)), call.len());
-            tracing::debug!(target: request::TARGET, request = %trace.request, requests, commands, "sent");
+            let requests = request::list(call.traces().map(|trace| trace.request));
+            tracing::debug!(target: request::TARGET, request = %trace.request, requests, commands = count, "sent");
         }
     }
     let timeout_ms = as_millis(call.deadline.saturating_duration_since(now));
-    let commands = call.len();
-    let mut replies = Replies::new();
-    let mut answer = node.execute(context, call.epoch, timeout_ms, call.commands(trace)).await;
-    let failure = loop {
-        let more = match answer {
-            Ok(mut answer) => {
-                if replies.is_empty() {
-                    replies = answer.replies
-                } else {
-                    replies.append(&mut answer.replies)
+    let (node, address, epoch, commands) = (node.clone(), Arc::clone(address), call.epoch, call.commands(trace));
+    async move {
+        let mut replies = Replies::new();
+        let mut answer = node.execute(context, epoch, timeout_ms, commands).await;
+        let failure = loop {
+            let more = match answer {
+                Ok(mut answer) => {
+                    if replies.is_empty() {
+                        replies = answer.replies
+                    } else {
+                        replies.append(&mut answer.replies)
+                    }
+                    answer.more
                 }
-                answer.more
+                Err(error) => break Some(error.into()),
+            };
+            match more {
+                Some(token) if replies.len() < count => answer = node.more(context, token).await,
+                None if replies.len() == count => break None,
+                Some(_) | None => {
+                    let came = replies.len();
+                    // Whose they are can't be told.
+                    replies.clear();
+                    break Some(CallError::Miscounted { commands: count, replies: came });
+                }
             }
-            Err(error) => break Some(error.into()),
         };
-        match more {
-            Some(token) if replies.len() < commands => answer = node.more(context, token).await,
-            None if replies.len() == commands => break None,
-            Some(_) | None => {
-                let count = replies.len();
-                // Whose they are can't be told.
-                replies.clear();
-                break Some(CallError::Miscounted { commands, replies: count });
-            }
-        }
-    };
-    spans.end_with(|span| {
-        span.set_text("server.address", address.to_owned());
-        span.set_count("overspill.commands", commands);
-        span.set_errors(failure.is_some().into());
-    });
-    Done { call, replies, failure }
+        spans.end_with(|span| {
+            span.set_text("server.address", address.to_string());
+            span.set_count("overspill.commands", count);
+            span.set_errors(failure.is_some().into());
+        });
+        Done { number, replies, failure }
+    }
 }
 
 /// A connection on which hellos were exchanged.

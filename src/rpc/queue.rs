@@ -4,9 +4,10 @@
 //! take effect in their order.
 
 use std::collections::VecDeque;
+use std::mem::take;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -20,51 +21,27 @@ use crate::service::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Error, REPLIES_BYTES_M
 /// A job that got as much from a call that it shared was not cut for the sake of others.
 const FAIR_BYTES: usize = REPLIES_BYTES_MAX / 2;
 
-/// The commands of a caller, shared between it and the driver, with how many of them may have been sent.
+/// The commands of a caller. They never change, and are neither moved nor copied on their way.
 #[derive(Debug)]
 pub struct Submitted {
     commands: Vec<Command>,
-    /// How many were claimed for sending, and [`Submitted::ABANDONED`].
-    state: AtomicUsize,
     /// What they belong to, if that is logged or traced.
     trace: Option<Trace>,
 }
 
 impl Submitted {
-    const ABANDONED: usize = 1 << (usize::BITS - 1);
-
     pub fn new(commands: Vec<Command>) -> Self {
-        Self { commands, state: AtomicUsize::new(0), trace: request::trace() }
+        Self { commands, trace: request::trace() }
     }
 
     pub fn commands(&self) -> &[Command] {
         &self.commands
     }
 
-    /// The driver is about to send `count` more; `false` if the caller has given up.
-    fn claim(&self, count: usize) -> bool {
-        // Relaxed: this one number decides; the commands never change, and went to the driver through a channel.
-        let claim = |state| if state & Self::ABANDONED == 0 { Some(state + count) } else { None };
-        self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok()
-    }
-
-    /// Of what was claimed last, `count` are read again later.
-    fn withdraw(&self, count: usize) {
-        // Relaxed: as above. So many were claimed, so the flag stays.
-        self.state.fetch_sub(count, Ordering::Relaxed);
-    }
-
-    /// The caller gives up: nothing more will be sent. Its answers, now that no others will come.
-    pub fn abandon(&self, reason: &str) -> Replies {
-        // Relaxed: as above.
-        let claimed = self.state.fetch_or(Self::ABANDONED, Ordering::Relaxed) & !Self::ABANDONED;
-        self.lost(0, claimed, reason).collect()
-    }
-
-    /// The answers from `start` on, when the connection fails: only up to `claimed` may have been delivered (R4).
-    fn lost(&self, start: usize, claimed: usize, reason: &str) -> impl Iterator<Item = Result<Reply, Error>> {
+    /// The answers from `start` on, if no others will come: only up to `sent` may have been delivered (R4).
+    pub fn lost(&self, start: usize, sent: usize, reason: &str) -> impl Iterator<Item = Result<Reply, Error>> {
         self.commands.iter().enumerate().skip(start).map(move |(i, command)| {
-            let unknown = i < claimed && command.is_write();
+            let unknown = i < sent && command.is_write();
             Err(if unknown { Error::Unknown(reason.to_owned()) } else { Error::Unavailable(reason.to_owned()) })
         })
     }
@@ -74,23 +51,36 @@ impl Submitted {
 #[derive(Debug)]
 pub struct Job {
     pub submitted: Arc<Submitted>,
-    pub epoch: Option<Epoch>,
+    epoch: Option<Epoch>,
+    timeout: Duration,
     pub deadline: Instant,
-    pub answer: oneshot::Sender<Replies>,
-    /// Of what is not claimed yet.
+    /// `None` once it is used.
+    answer: Option<oneshot::Sender<Replies>>,
+    /// Of what is not sent yet.
     pub left_bytes: usize,
-    /// Claimed so far.
-    pub sent: usize,
+    /// So many commands have been sent.
+    sent: usize,
     /// Answered so far.
-    pub replies: Replies,
+    replies: Replies,
     /// The job's share of the queue.
-    pub _permit: Option<OwnedSemaphorePermit>,
+    pub permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Job {
+    pub fn new(
+        submitted: Arc<Submitted>,
+        epoch: Option<Epoch>,
+        timeout: Duration,
+        answer: oneshot::Sender<Replies>,
+    ) -> Self {
+        let left_bytes = submitted.commands.iter().map(Command::size_bytes).sum();
+        let (deadline, answer) = (Instant::now() + timeout, Some(answer));
+        Self { submitted, epoch, timeout, deadline, answer, left_bytes, sent: 0, replies: Vec::new(), permit: None }
+    }
+
     /// Nobody waits for it any more.
-    fn is_over(&self, now: Instant) -> bool {
-        self.deadline <= now || self.answer.is_closed()
+    pub fn is_over(&self) -> bool {
+        self.answer.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
     fn left(&self) -> &[Command] {
@@ -129,22 +119,29 @@ impl Job {
         if got_bytes >= FAIR_BYTES || may_be_written {
             return;
         }
-        self.submitted.withdraw(again.len());
         self.left_bytes += again.iter().map(Command::size_bytes).sum::<usize>();
         self.replies.truncate(first);
         self.sent = first;
     }
 
     /// Answers the caller; what has no reply yet is lost for `reason`.
-    pub fn fail(mut self, reason: &str) {
+    pub fn fail(&mut self, reason: &str) {
         let rest = self.submitted.lost(self.replies.len(), self.sent, reason);
         self.replies.extend(rest);
         self.finish();
     }
 
-    fn finish(self) {
-        // The caller may be gone.
-        let _ = self.answer.send(self.replies);
+    /// Answers the caller, `peer` being asked, if its time is over: nothing more of it is sent.
+    pub fn expire(&mut self, now: Instant, peer: &str) {
+        if self.deadline <= now && !self.is_over() {
+            self.fail(&format!("{peer}: no answer within {:?}", self.timeout));
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            let _ = answer.send(take(&mut self.replies)); // the caller may be gone
+        }
     }
 }
 
@@ -160,15 +157,15 @@ pub struct Call {
 impl Call {
     /// The requests that it carries parts of, if they are logged or traced. Not each of them once.
     pub fn traces(&self) -> impl Iterator<Item = Trace> + Clone {
-        self.pieces.iter().filter_map(|(job, _)| job.submitted.trace)
+        self.jobs().filter_map(|job| job.submitted.trace)
     }
 
     /// Makes a call of what waits, in order, as much as a batch may hold. `None` if nothing waits.
-    pub fn assemble(queue: &mut VecDeque<Job>, now: Instant) -> Option<Self> {
+    pub fn assemble(queue: &mut VecDeque<Job>) -> Option<Self> {
         let mut call: Option<Self> = None;
         let (mut commands, mut bytes) = (0, 0);
         while let Some(mut job) = queue.pop_front() {
-            if job.is_over(now) {
+            if job.is_over() {
                 continue;
             }
             let (count, size) = match &call {
@@ -179,9 +176,6 @@ impl Call {
             if call.as_ref().is_some_and(|call| call.epoch != job.epoch || !fits) {
                 queue.push_front(job);
                 break;
-            }
-            if !job.submitted.claim(count) {
-                continue;
             }
             let range = job.sent..job.sent + count;
             job.sent = range.end;
@@ -195,9 +189,13 @@ impl Call {
         call
     }
 
-    /// How many callers wait for it.
-    pub fn jobs(&self) -> usize {
-        self.pieces.len()
+    /// Those whose commands it carries.
+    pub fn jobs(&self) -> impl ExactSizeIterator<Item = &Job> + Clone {
+        self.pieces.iter().map(|(job, _)| job)
+    }
+
+    pub fn jobs_mut(&mut self) -> impl Iterator<Item = &mut Job> {
+        self.pieces.iter_mut().map(|(job, _)| job)
     }
 
     /// What is sent, as belonging to `trace`.
@@ -257,14 +255,11 @@ mod tests {
         Command::Put { key, value, ttl: None, condition: crate::command::Condition::Always }
     }
 
+    const TIMEOUT: Duration = Duration::from_secs(9);
+
     fn job(epoch: u64, commands: Vec<Command>) -> (Job, oneshot::Receiver<Replies>) {
         let (answer, answered) = oneshot::channel();
-        let left_bytes = commands.iter().map(Command::size_bytes).sum();
-        let submitted = Arc::new(Submitted::new(commands));
-        let deadline = Instant::now() + Duration::from_secs(9);
-        let epoch = Some(Epoch(epoch));
-        let job = Job { submitted, epoch, deadline, answer, left_bytes, sent: 0, replies: Vec::new(), _permit: None };
-        (job, answered)
+        (Job::new(Arc::new(Submitted::new(commands)), Some(Epoch(epoch)), TIMEOUT, answer), answered)
     }
 
     fn done(count: usize) -> Replies {
@@ -276,7 +271,7 @@ mod tests {
         let (a, mut a_answered) = job(1, vec![get(), get()]);
         let (b, mut b_answered) = job(1, vec![put(1)]);
         let mut queue = VecDeque::from([a, b]);
-        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        let call = Call::assemble(&mut queue).unwrap();
         assert_eq!(call.len(), 3);
         call.settle(done(3), "", &mut queue);
         assert_eq!(a_answered.try_recv().unwrap(), done(3)[..2]);
@@ -289,9 +284,9 @@ mod tests {
         let (a, _a) = job(1, vec![get()]);
         let (b, _b) = job(2, vec![get()]);
         let mut queue = VecDeque::from([a, b]);
-        assert_eq!(Call::assemble(&mut queue, Instant::now()).unwrap().epoch, Some(Epoch(1)));
-        assert_eq!(Call::assemble(&mut queue, Instant::now()).unwrap().epoch, Some(Epoch(2)));
-        assert!(Call::assemble(&mut queue, Instant::now()).is_none());
+        assert_eq!(Call::assemble(&mut queue).unwrap().epoch, Some(Epoch(1)));
+        assert_eq!(Call::assemble(&mut queue).unwrap().epoch, Some(Epoch(2)));
+        assert!(Call::assemble(&mut queue).is_none());
     }
 
     #[tokio::test]
@@ -299,15 +294,15 @@ mod tests {
         let (a, mut answered) = job(1, vec![put(10), put(BATCH_BYTES_MAX), put(10), get()]);
         let mut queue = VecDeque::from([a]);
         for expected in [1, 1, 2] {
-            let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+            let call = Call::assemble(&mut queue).unwrap();
             assert_eq!(call.len(), expected);
-            assert!(Call::assemble(&mut queue, Instant::now()).is_none(), "one piece at a time");
+            assert!(Call::assemble(&mut queue).is_none(), "one piece at a time");
             call.settle(done(expected), "", &mut queue);
         }
         assert_eq!(answered.try_recv().unwrap().len(), 4);
 
         let (a, _answered) = job(1, vec![get(); BATCH_COMMANDS_MAX + 1]);
-        let call = Call::assemble(&mut VecDeque::from([a]), Instant::now()).unwrap();
+        let call = Call::assemble(&mut VecDeque::from([a])).unwrap();
         assert_eq!(call.len(), BATCH_COMMANDS_MAX);
     }
 
@@ -326,7 +321,7 @@ mod tests {
         let (single, mut single_answered) = job(1, vec![get()]);
         let left_bytes = get().size_bytes();
         let mut queue = VecDeque::from([large, small, mixed, single]);
-        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        let call = Call::assemble(&mut queue).unwrap();
         let stored = done(1).remove(0);
         let replies = [
             &[read(FAIR_BYTES), TOO_LARGE][..],
@@ -341,7 +336,7 @@ mod tests {
             queue.iter().map(|job| (job.sent, job.left_bytes)).collect::<Vec<_>>(),
             [(0, left_bytes), (1, 2 * left_bytes)]
         );
-        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        let call = Call::assemble(&mut queue).unwrap();
         assert_eq!(call.len(), 3);
         call.settle(vec![read(4), read(2), read(3)], "", &mut queue);
         assert_eq!(small_answered.try_recv().unwrap(), [stored, read(2), read(3)]);
@@ -350,14 +345,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_sent_twice_counts_once() {
-        let (a, _answered) = job(1, vec![get(), put(BATCH_BYTES_MAX)]);
-        let submitted = Arc::clone(&a.submitted);
+        let (a, mut answered) = job(1, vec![get(), put(BATCH_BYTES_MAX)]);
         let (b, _b_answered) = job(1, vec![get()]);
         let mut queue = VecDeque::from([a, b]);
-        Call::assemble(&mut queue, Instant::now()).unwrap().settle(vec![TOO_LARGE, read(1)], "", &mut queue);
-        let _call = Call::assemble(&mut queue, Instant::now()).unwrap();
-        let unavailable = Err(Unavailable("late".into()));
-        assert_eq!(submitted.abandon("late"), [unavailable.clone(), unavailable], "the write was never sent");
+        Call::assemble(&mut queue).unwrap().settle(vec![TOO_LARGE, read(1)], "", &mut queue);
+        let call = Call::assemble(&mut queue).unwrap();
+        call.settle(Vec::new(), "gone", &mut queue);
+        let unavailable = Err(Unavailable("gone".into()));
+        assert_eq!(answered.try_recv().unwrap(), [unavailable.clone(), unavailable], "the write was never sent");
     }
 
     /// A write that answers a value is refused undone, so it may be sent again, unless another one was done behind it.
@@ -370,7 +365,7 @@ mod tests {
         let (a, _a_answered) = job(1, vec![take(), get()]);
         let (b, mut b_answered) = job(1, vec![take(), take()]);
         let mut queue = VecDeque::from([a, b]);
-        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        let call = Call::assemble(&mut queue).unwrap();
         call.settle(vec![TOO_LARGE, read(1), TOO_LARGE, read(1)], "", &mut queue);
         assert_eq!(b_answered.try_recv().unwrap(), [TOO_LARGE, read(1)], "the second was done");
         assert_eq!(queue.iter().map(|job| job.sent).collect::<Vec<_>>(), [0]);
@@ -380,7 +375,7 @@ mod tests {
     async fn who_travels_alone_is_told_that_it_was_too_large() {
         let (a, mut answered) = job(1, vec![get(), get()]);
         let mut queue = VecDeque::from([a]);
-        let call = Call::assemble(&mut queue, Instant::now()).unwrap();
+        let call = Call::assemble(&mut queue).unwrap();
         call.settle(vec![read(1), TOO_LARGE], "", &mut queue);
         assert_eq!(answered.try_recv().unwrap(), [read(1), TOO_LARGE]);
     }
@@ -389,7 +384,7 @@ mod tests {
     async fn a_broken_call_leaves_only_delivered_writes_unknown() {
         let (a, mut answered) = job(1, vec![get(), put(BATCH_BYTES_MAX / 2), put(BATCH_BYTES_MAX), get()]);
         let mut queue = VecDeque::from([a]);
-        Call::assemble(&mut queue, Instant::now()).unwrap().settle(done(1), "gone", &mut queue);
+        Call::assemble(&mut queue).unwrap().settle(done(1), "gone", &mut queue);
         let (unknown, unavailable) = (Err(Unknown("gone".into())), Err(Unavailable("gone".into())));
         let expected = [done(1)[0].clone(), unknown, unavailable.clone(), unavailable];
         assert_eq!(answered.try_recv().unwrap(), expected);
@@ -397,21 +392,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_its_caller_gave_up_is_not_sent_and_not_unknown() {
-        let (a, _answered) = job(1, vec![put(1), get()]);
-        let submitted = Arc::clone(&a.submitted);
-        let unavailable = Err(Unavailable("late".into()));
-        assert_eq!(submitted.abandon("late"), [unavailable.clone(), unavailable]);
-        let (b, dropped) = job(1, vec![put(1)]);
+    async fn what_its_caller_gave_up_is_not_sent() {
+        let (a, dropped) = job(1, vec![put(1)]);
         drop(dropped);
-        assert!(Call::assemble(&mut VecDeque::from([a, b]), Instant::now()).is_none());
+        assert!(Call::assemble(&mut VecDeque::from([a])).is_none());
     }
 
     #[tokio::test]
-    async fn a_write_given_up_on_its_way_is_unknown() {
-        let (a, _answered) = job(1, vec![put(1), get()]);
-        let submitted = Arc::clone(&a.submitted);
-        let _call = Call::assemble(&mut VecDeque::from([a]), Instant::now()).unwrap();
-        assert_eq!(submitted.abandon("late"), [Err(Unknown("late".into())), Err(Unavailable("late".into()))]);
+    async fn what_waited_for_too_long_is_not_sent_and_not_unknown() {
+        let (mut a, mut answered) = job(1, vec![put(1), get()]);
+        a.expire(a.deadline - Duration::from_nanos(1), "peer");
+        assert!(!a.is_over());
+        a.expire(a.deadline, "peer");
+        let unavailable = Err(Unavailable("peer: no answer within 9s".into()));
+        assert_eq!(answered.try_recv().unwrap(), [unavailable.clone(), unavailable]);
+        assert!(Call::assemble(&mut VecDeque::from([a])).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_answer_is_late_is_unknown_and_the_rest_is_not_sent() {
+        let (late, mut answered) = job(1, vec![put(1), get(), put(BATCH_BYTES_MAX)]);
+        let (mut other, mut other_answered) = job(1, vec![put(1), get()]);
+        other.deadline += TIMEOUT;
+        let now = late.deadline;
+        let mut queue = VecDeque::from([late, other]);
+        let mut call = Call::assemble(&mut queue).unwrap();
+        call.jobs_mut().for_each(|job| job.expire(now, "peer"));
+        let reason = || "peer: no answer within 9s".to_owned();
+        let expected = [Err(Unknown(reason())), Err(Unavailable(reason())), Err(Unavailable(reason()))];
+        assert_eq!(answered.try_recv().unwrap(), expected);
+        call.settle(done(4), "", &mut queue);
+        assert_eq!(other_answered.try_recv().unwrap(), done(4)[2..], "answers that nobody waits for are nobody else's");
+        assert!(Call::assemble(&mut queue).is_none());
     }
 }

@@ -238,6 +238,36 @@ async fn a_caller_that_goes_away_disturbs_nobody() {
     }
 }
 
+/// Two that wait, and what they are told. The one whose time is shorter comes later.
+async fn wait_in_vain(client: &Client) -> [String; 2] {
+    let (longer, shorter) = (SECOND / 10, SECOND / 20);
+    let asked = tokio::join!(biased; ask(client, put("k", "v"), longer), ask(client, put("k", "v"), shorter));
+    <[_; 2]>::from(asked).map(|reply| reply.unwrap_err().to_string())
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_is_answered_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = Client::spawn(address.to_string(), Options { hello_timeout: LONG, ..Options::default() });
+    let _silent = listener.accept().await.unwrap();
+    let expected = ["100ms", "50ms"].map(|within| format!("unavailable: {address}: no answer within {within}"));
+    assert_eq!(wait_in_vain(&client).await, expected);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_in_the_queue_is_answered_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = Client::spawn(address.to_string(), Options { queue_bytes_max: 1, ..Options::default() });
+    let _hung = accept_and_greet(&listener).await;
+    let expected = [
+        format!("outcome unknown: {address}: no answer within 100ms"),
+        format!("unavailable: {address}: no answer within 50ms"),
+    ];
+    assert_eq!(wait_in_vain(&client).await, expected);
+}
+
 #[tokio::test]
 async fn a_peer_that_hangs_is_given_up_and_called_anew() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

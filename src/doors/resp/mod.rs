@@ -17,15 +17,15 @@ mod system;
 #[cfg(test)]
 mod tests;
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use futures::{FutureExt, poll};
+use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
@@ -157,13 +157,16 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         let has_one_worker = Handle::current().metrics().num_workers() == 1; // else another thread would be woken to help
         let mut stopped = pin!(shutdown.cancelled()); // one for all turns: each registers with a token that all share
         loop {
-            let has_waited = {
+            let mut has_waited = false;
+            {
                 let mut asked = pin!(self.ask_requests(&mut input));
-                match poll!(asked.as_mut()) {
-                    Poll::Ready(asked) => asked.map(|()| false)?,
-                    Poll::Pending => asked.await.map(|()| true)?,
-                }
-            };
+                let asked = poll_fn(|context| {
+                    let asked = asked.as_mut().poll(context);
+                    has_waited |= asked.is_pending();
+                    asked
+                });
+                asked.await?;
+            }
             if has_one_worker && !has_waited && !self.output.is_empty() {
                 // First the requests of all others: a client of many connections is woken once for their answers (ADR 14).
                 go_last().await;
