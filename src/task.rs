@@ -120,6 +120,12 @@ impl Drop for SideThread {
     }
 }
 
+/// Whether one thread runs all tasks of this runtime. With more of them, whoever lets others run first ([`go_last`]) wakes one that
+/// has nothing to do.
+pub fn has_one_worker() -> bool {
+    Handle::current().metrics().num_workers() == 1
+}
+
 /// Lets the tasks that are ready run first. Unlike `yield_now` of tokio, it does not look for what else has become ready.
 pub async fn go_last() {
     let mut has_been_last = false;

@@ -11,8 +11,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tarpc::ChannelError;
 use tarpc::context::Context;
 use tarpc::server::{self, BaseChannel, Channel};
@@ -128,10 +128,7 @@ where
                     let request = request?;
                     let guard = gate.enter(size_bytes(&request.get().message));
                     let handled = request.execute(Node::serve(Handler(Arc::clone(&node))));
-                    handlers.push(async move {
-                        handled.await;
-                        drop(guard);
-                    });
+                    handlers.push(handled.map(|()| drop(guard))); // an `async` block would hold and move it twice
                 }
                 None => return Ok(()),
             },

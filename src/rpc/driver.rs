@@ -30,6 +30,7 @@ use crate::rpc::hello::{self, HELLO_BYTES_MAX, HelloError, Me};
 use crate::rpc::queue::{Call, Job};
 use crate::rpc::wire::NodeClient;
 use crate::service::Replies;
+use crate::task::{go_last, has_one_worker};
 
 /// How much longer than its callers the driver waits for a call: a late answer still shows that the other side lives.
 const CALL_GRACE: Duration = Duration::from_secs(1);
@@ -267,8 +268,13 @@ impl Driver {
         // Since when calls are on their way without any answer.
         let mut silent_since: Option<Instant> = None;
         let mut dispatch = Box::pin(dispatch);
+        let has_one_worker = has_one_worker();
         let end = loop {
             self.take_jobs();
+            if has_one_worker && !self.queue.is_empty() && self.calls.len() < self.options.calls_in_flight_max {
+                go_last().await; // first all whose jobs can go along (ADR 14)
+                self.take_jobs();
+            }
             let under_way = self.calls.iter().map(|(_, call)| call.jobs().len()).sum();
             let may_go =
                 is_company(self.queue.len(), under_way) || held_until.is_some_and(|until| until <= Instant::now());

@@ -100,6 +100,29 @@ async fn callers_that_come_while_others_wait_for_answers_travel_together() {
     }
 }
 
+/// On a runtime with one thread, which runs a task that is woken by another before all others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn callers_that_are_ready_at_once_travel_together() {
+    let memory = Memory::gated(0);
+    let server = Server::start(Arc::clone(&memory));
+    let client = server.client();
+    linked(&client, true).await;
+    let asking = tokio::spawn(async move {
+        let ask_one = |i| {
+            let client = client.clone();
+            tokio::spawn(async move { ask(&client, get(format!("k{i}")), LONG).await })
+        };
+        let askers: Vec<_> = (0..10).map(ask_one).collect();
+        join_all(askers).await
+    });
+    until("a call has arrived", || memory.calls() > 0).await;
+    assert_eq!((memory.calls(), memory.commands.load(Ordering::SeqCst)), (1, 10));
+    memory.gate.add_permits(100);
+    for answered in asking.await.unwrap() {
+        assert_eq!(answered.unwrap(), Ok(Reply::Found(None)));
+    }
+}
+
 fn value_of(i: usize) -> Value {
     Value::new(format!("value of {i}")).unwrap()
 }

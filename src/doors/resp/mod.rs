@@ -27,7 +27,6 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +44,7 @@ use crate::rpc::Role;
 use crate::rpc::answers::{Budget, Held, Share, UnderWay};
 use crate::service::{Batch, Error, Replies, Service};
 use crate::slots::Slot;
-use crate::task::go_last;
+use crate::task::{go_last, has_one_worker};
 
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -154,7 +153,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), ConnectionError> {
         let mut input = BytesMut::new();
         let mut room = READ_BYTES_MIN;
-        let has_one_worker = Handle::current().metrics().num_workers() == 1; // else another thread would be woken to help
+        let has_one_worker = has_one_worker();
         let mut stopped = pin!(shutdown.cancelled()); // one for all turns: each registers with a token that all share
         loop {
             let mut has_waited = false;
