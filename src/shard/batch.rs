@@ -39,6 +39,7 @@ impl Service for Shard {
             return batch.commands.iter().map(|_| Err(error.clone())).collect();
         }
         let commands = batch.commands.len();
+        let turn = self.core.courtesy.first_turn(&batch.commands).await;
         let Sorted { mut replies, group, waiting, held, bytes } = self.sort_out(&serving, batch.commands, 0);
         if let Some(request) = request::current() {
             let waiting = waiting.len() + held.len();
@@ -55,6 +56,7 @@ impl Service for Shard {
             Err(waiting) => waiting,
         };
         let appended = group.append(&self.core.log);
+        drop(turn);
         // R5: from here on nothing may be cancelled by the caller.
         let answers = match appended {
             Ok(appended) if waiting.is_empty() && held.is_empty() && !self.core.is_write_through() => {
@@ -231,11 +233,13 @@ impl Shard {
             }
             let (places, commands): (Vec<usize>, Vec<Command>) = held.into_iter().unzip();
             let of_batch = |(i, answer): Answered| places.get(i).map(|place| (*place, answer));
+            let turn = self.core.courtesy.turn(&commands).await;
             let sorted = self.sort_out(serving, commands, bytes);
             has_moved = sorted.held.len() < places.len();
             held = sorted.held.into_iter().filter_map(|(i, command)| Some((*places.get(i)?, command))).collect();
             let tried = sorted.replies.into_iter().enumerate().filter(|(_, reply)| !is_to_come(reply));
             let appended = sorted.group.append(&self.core.log);
+            drop(turn);
             let Sorted { group, waiting, .. } = sorted;
             let (grouped, waiting) =
                 self.commit_and_execute(serving, group, appended, waiting, sorted.bytes, deadline).await;

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::backlog::Backlog;
 use super::counters::Counters;
+use super::courtesy::Courtesy;
 use super::crowds::Crowds;
 use super::evaluate::{Answer, Outcome, answers_a_value, evaluate, is_blind, read, value_bytes};
 use super::latches::Latches;
@@ -45,6 +46,7 @@ pub(super) struct Core {
     pub tier: Option<SharedTier>,
     pub tasks: Tasks,
     pub latches: Arc<Latches>,
+    pub courtesy: Courtesy,
     pub crowds: Crowds,
     pub loader: Loader,
     /// Something was queued to be spilled.
@@ -123,6 +125,7 @@ impl Core {
             tier,
             tasks: Tasks::default(),
             latches: Latches::new(),
+            courtesy: Courtesy::new(),
             crowds: Crowds::default(),
             loader: Loader::new(),
             spill: Notify::new(),

@@ -24,6 +24,7 @@ mod checkpointer;
 mod claim;
 mod core;
 mod counters;
+mod courtesy;
 mod crowds;
 mod evaluate;
 mod expirer;

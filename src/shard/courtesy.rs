@@ -1,0 +1,58 @@
+//! While somebody asks for little, batches with many writes take turns: between two of them all that has become ready is done, so that
+//! a read waits for one of them and not for all. Where nobody asks for little, nobody takes turns.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::yield_now;
+
+use crate::command::Command;
+
+/// A batch with more writes than these takes long: some hundred microseconds.
+const SHORT_WRITES: usize = 16;
+/// So many long batches take turns after a short one.
+const LONG_TURNS: u32 = 64;
+
+#[derive(Debug)]
+pub(super) struct Courtesy {
+    /// One turn for each thread.
+    turns: Semaphore,
+    /// So many long batches still take turns.
+    left: AtomicU32,
+}
+
+impl Courtesy {
+    /// To be made in the runtime that executes the batches.
+    pub fn new() -> Self {
+        Self { turns: Semaphore::new(Handle::current().metrics().num_workers()), left: AtomicU32::new(0) }
+    }
+
+    /// Somebody asks for these commands. Waits for their turn, as [`Courtesy::turn`].
+    pub async fn first_turn(&self, commands: &[Command]) -> Option<SemaphorePermit<'_>> {
+        // Relaxed here and below: a hint.
+        if !is_long(commands) {
+            if self.left.load(Ordering::Relaxed) < LONG_TURNS {
+                self.left.store(LONG_TURNS, Ordering::Relaxed);
+            }
+            return None;
+        }
+        self.turn(commands).await
+    }
+
+    /// Waits until it is the turn of these commands, which is at once if they take little time, or nobody else's do. The turn ends when
+    /// what is returned is dropped.
+    pub async fn turn(&self, commands: &[Command]) -> Option<SemaphorePermit<'_>> {
+        if !is_long(commands) {
+            return None;
+        }
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        let turn = self.turns.acquire().await.ok(); // never closed
+        yield_now().await;
+        turn
+    }
+}
+
+fn is_long(commands: &[Command]) -> bool {
+    commands.len() > SHORT_WRITES && commands.iter().filter(|command| command.is_write()).nth(SHORT_WRITES).is_some()
+}

@@ -1,0 +1,43 @@
+//! Who asks for little does not wait for all who write much.
+
+use std::time::Duration;
+
+use overspill::command::Reply;
+
+use crate::rig::{Rig, Setup, get_command, put_command};
+
+const LONG: Duration = Duration::from_secs(10);
+
+async fn write_many(rig: Rig, name: usize) {
+    let puts = (0..17).map(|i| put_command(&format!("{name}-{i}"), "v")).collect();
+    assert!(rig.run(puts, LONG).await.iter().all(Result::is_ok));
+}
+
+/// How many of four long batches are done before a read that comes right behind them.
+async fn done_before_a_read(rig: &Rig) -> usize {
+    let long: Vec<_> = (0..4).map(|name| tokio::spawn(write_many(rig.clone(), name))).collect();
+    let read = tokio::spawn({
+        let rig = rig.clone();
+        async move { rig.run((0..4).map(|name| get_command(&format!("{name}-16"))).collect(), LONG).await }
+    });
+    let done = read.await.unwrap().into_iter().filter(|reply| matches!(reply, Ok(Reply::Found(Some(_)))));
+    let done = done.count();
+    for long in long {
+        long.await.unwrap();
+    }
+    done
+}
+
+#[tokio::test]
+async fn a_read_waits_for_one_long_batch_at_most_and_without_reads_nobody_waits() {
+    let setup = Setup { tier: None, ..Setup::new(1000) };
+    let rig = setup.start().await;
+    rig.get("somebody asks for little").await;
+    assert!(done_before_a_read(&rig).await <= 1);
+
+    let rig = setup.start().await;
+    for _ in 0..64 {
+        write_many(rig.clone(), 9).await;
+    }
+    assert_eq!(done_before_a_read(&rig).await, 4);
+}
