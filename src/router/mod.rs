@@ -180,13 +180,16 @@ impl<P: Peer> Service for Router<P> {
         }
         let Split { by, parts, keyless } = routes.split(commands);
         log_routed(by.len(), parts.iter().filter(|part| !part.is_empty()).count(), keyless.len());
-        let sent = routes.targets.iter().zip(parts).map(|(target, part)| self.send(target, part, timeout));
+        let mut answers: Vec<_> = parts.iter().map(|_| Replies::new().into_iter()).collect();
+        let asked = routes.targets.iter().zip(parts).zip(&mut answers).filter(|((_, part), _)| !part.is_empty());
+        let sent = asked.map(async |((target, part), answers)| {
+            *answers = self.send(target, part, timeout).await.into_iter();
+        });
         let gathered = keyless.into_iter().map(|command| self.gather(&routes, command, timeout));
-        let (sent, gathered) = futures::join!(join_all(sent), join_all(gathered));
-        let mut sent: Vec<_> = sent.into_iter().map(Replies::into_iter).collect();
+        let (_, gathered) = futures::join!(join_all(sent), join_all(gathered));
         let mut gathered = gathered.into_iter();
         let in_order = by.into_iter().map(|by| match by {
-            By::Target(index) => sent.get_mut(index).and_then(Iterator::next),
+            By::Target(index) => answers.get_mut(index).and_then(Iterator::next),
             By::Router => gathered.next(),
             By::Nobody(error) => Some(Err(error)),
         });

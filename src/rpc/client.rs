@@ -196,7 +196,8 @@ impl Service for Client {
         }
         let submitted = Arc::new(Submitted::new(batch.commands));
         let (answer, answered) = oneshot::channel();
-        let mut job = Job::new(Arc::clone(&submitted), batch.epoch, batch.timeout.min(TIMEOUT_MAX), answer);
+        let (timeout, now) = (batch.timeout.min(TIMEOUT_MAX), Instant::now());
+        let mut job = Job::new(Arc::clone(&submitted), batch.epoch, timeout, now, answer);
         job.permit = self.admit(JOB_BYTES + job.left_bytes, job.deadline).await;
         if job.permit.is_none() {
             job.expire(Instant::now(), &self.address);

@@ -198,7 +198,7 @@ impl Driver {
                 () = sleep(delay) => {}
             }
         }
-        self.refuse_all();
+        self.refuse_all().await;
     }
 
     fn backoff(&self) -> ExponentialBackoff {
@@ -241,11 +241,14 @@ impl Driver {
     }
 
     /// Refuses what waits and was sent until now, and lets the client see that the driver has ended.
-    fn refuse_all(mut self) {
+    async fn refuse_all(mut self) {
         let reason = format!("{}: the client was closed", self.address);
-        self.jobs.close();
-        self.take_jobs();
         for mut job in self.queue.drain(..) {
+            job.fail(&reason);
+        }
+        self.jobs.close();
+        // Until nobody is about to put one in.
+        while let Some(mut job) = self.jobs.recv().await {
             job.fail(&reason);
         }
     }
@@ -279,8 +282,9 @@ impl Driver {
             let may_go =
                 is_company(self.queue.len(), under_way) || held_until.is_some_and(|until| until <= Instant::now());
             while may_go && self.calls.len() < self.options.calls_in_flight_max {
-                let Some((call, number)) = Call::assemble(&mut self.queue).zip(numbers.next()) else { break };
                 let now = Instant::now();
+                let call = Call::assemble(&mut self.queue, now, &self.address);
+                let Some((call, number)) = call.zip(numbers.next()) else { break };
                 silent_since.get_or_insert(now);
                 held_until = None;
                 answers.push(send(&node, &self.address, &call, number, now));
@@ -337,12 +341,16 @@ impl Driver {
     /// Answers those whose time is over, and sets the alarm for the next of them.
     fn expire(&mut self) {
         let now = Instant::now();
-        let sent = self.calls.iter_mut().flat_map(|(_, call)| call.jobs_mut());
-        for job in self.queue.iter_mut().chain(sent) {
+        let mut is_waited_for = |job: &mut Job| {
             job.expire(now, &self.address);
             if !job.is_over() {
                 self.alarm.set_by(job.deadline);
             }
+            !job.is_over()
+        };
+        self.queue.retain_mut(&mut is_waited_for);
+        for job in self.calls.iter_mut().flat_map(|(_, call)| call.jobs_mut()) {
+            is_waited_for(job);
         }
     }
 

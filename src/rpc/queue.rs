@@ -50,7 +50,7 @@ impl Submitted {
 /// A caller's batch on its way.
 #[derive(Debug)]
 pub struct Job {
-    pub submitted: Arc<Submitted>,
+    submitted: Arc<Submitted>,
     epoch: Option<Epoch>,
     timeout: Duration,
     pub deadline: Instant,
@@ -71,10 +71,11 @@ impl Job {
         submitted: Arc<Submitted>,
         epoch: Option<Epoch>,
         timeout: Duration,
+        now: Instant,
         answer: oneshot::Sender<Replies>,
     ) -> Self {
         let left_bytes = submitted.commands.iter().map(Command::size_bytes).sum();
-        let (deadline, answer) = (Instant::now() + timeout, Some(answer));
+        let (deadline, answer) = (now + timeout, Some(answer));
         Self { submitted, epoch, timeout, deadline, answer, left_bytes, sent: 0, replies: Vec::new(), permit: None }
     }
 
@@ -160,11 +161,12 @@ impl Call {
         self.jobs().filter_map(|job| job.submitted.trace)
     }
 
-    /// Makes a call of what waits, in order, as much as a batch may hold. `None` if nothing waits.
-    pub fn assemble(queue: &mut VecDeque<Job>) -> Option<Self> {
+    /// Makes a call to `peer` of what waits, in order, as much as a batch may hold. `None` if nothing waits. Whose time is over is told so.
+    pub fn assemble(queue: &mut VecDeque<Job>, now: Instant, peer: &str) -> Option<Self> {
         let mut call: Option<Self> = None;
         let (mut commands, mut bytes) = (0, 0);
         while let Some(mut job) = queue.pop_front() {
+            job.expire(now, peer);
             if job.is_over() {
                 continue;
             }
@@ -259,7 +261,11 @@ mod tests {
 
     fn job(epoch: u64, commands: Vec<Command>) -> (Job, oneshot::Receiver<Replies>) {
         let (answer, answered) = oneshot::channel();
-        (Job::new(Arc::new(Submitted::new(commands)), Some(Epoch(epoch)), TIMEOUT, answer), answered)
+        (Job::new(Arc::new(Submitted::new(commands)), Some(Epoch(epoch)), TIMEOUT, Instant::now(), answer), answered)
+    }
+
+    fn assemble(queue: &mut VecDeque<Job>) -> Option<Call> {
+        Call::assemble(queue, Instant::now(), "peer")
     }
 
     fn done(count: usize) -> Replies {
@@ -271,7 +277,7 @@ mod tests {
         let (a, mut a_answered) = job(1, vec![get(), get()]);
         let (b, mut b_answered) = job(1, vec![put(1)]);
         let mut queue = VecDeque::from([a, b]);
-        let call = Call::assemble(&mut queue).unwrap();
+        let call = assemble(&mut queue).unwrap();
         assert_eq!(call.len(), 3);
         call.settle(done(3), "", &mut queue);
         assert_eq!(a_answered.try_recv().unwrap(), done(3)[..2]);
@@ -284,9 +290,9 @@ mod tests {
         let (a, _a) = job(1, vec![get()]);
         let (b, _b) = job(2, vec![get()]);
         let mut queue = VecDeque::from([a, b]);
-        assert_eq!(Call::assemble(&mut queue).unwrap().epoch, Some(Epoch(1)));
-        assert_eq!(Call::assemble(&mut queue).unwrap().epoch, Some(Epoch(2)));
-        assert!(Call::assemble(&mut queue).is_none());
+        assert_eq!(assemble(&mut queue).unwrap().epoch, Some(Epoch(1)));
+        assert_eq!(assemble(&mut queue).unwrap().epoch, Some(Epoch(2)));
+        assert!(assemble(&mut queue).is_none());
     }
 
     #[tokio::test]
@@ -294,15 +300,15 @@ mod tests {
         let (a, mut answered) = job(1, vec![put(10), put(BATCH_BYTES_MAX), put(10), get()]);
         let mut queue = VecDeque::from([a]);
         for expected in [1, 1, 2] {
-            let call = Call::assemble(&mut queue).unwrap();
+            let call = assemble(&mut queue).unwrap();
             assert_eq!(call.len(), expected);
-            assert!(Call::assemble(&mut queue).is_none(), "one piece at a time");
+            assert!(assemble(&mut queue).is_none(), "one piece at a time");
             call.settle(done(expected), "", &mut queue);
         }
         assert_eq!(answered.try_recv().unwrap().len(), 4);
 
         let (a, _answered) = job(1, vec![get(); BATCH_COMMANDS_MAX + 1]);
-        let call = Call::assemble(&mut VecDeque::from([a])).unwrap();
+        let call = assemble(&mut VecDeque::from([a])).unwrap();
         assert_eq!(call.len(), BATCH_COMMANDS_MAX);
     }
 
@@ -321,7 +327,7 @@ mod tests {
         let (single, mut single_answered) = job(1, vec![get()]);
         let left_bytes = get().size_bytes();
         let mut queue = VecDeque::from([large, small, mixed, single]);
-        let call = Call::assemble(&mut queue).unwrap();
+        let call = assemble(&mut queue).unwrap();
         let stored = done(1).remove(0);
         let replies = [
             &[read(FAIR_BYTES), TOO_LARGE][..],
@@ -336,7 +342,7 @@ mod tests {
             queue.iter().map(|job| (job.sent, job.left_bytes)).collect::<Vec<_>>(),
             [(0, left_bytes), (1, 2 * left_bytes)]
         );
-        let call = Call::assemble(&mut queue).unwrap();
+        let call = assemble(&mut queue).unwrap();
         assert_eq!(call.len(), 3);
         call.settle(vec![read(4), read(2), read(3)], "", &mut queue);
         assert_eq!(small_answered.try_recv().unwrap(), [stored, read(2), read(3)]);
@@ -348,8 +354,8 @@ mod tests {
         let (a, mut answered) = job(1, vec![get(), put(BATCH_BYTES_MAX)]);
         let (b, _b_answered) = job(1, vec![get()]);
         let mut queue = VecDeque::from([a, b]);
-        Call::assemble(&mut queue).unwrap().settle(vec![TOO_LARGE, read(1)], "", &mut queue);
-        let call = Call::assemble(&mut queue).unwrap();
+        assemble(&mut queue).unwrap().settle(vec![TOO_LARGE, read(1)], "", &mut queue);
+        let call = assemble(&mut queue).unwrap();
         call.settle(Vec::new(), "gone", &mut queue);
         let unavailable = Err(Unavailable("gone".into()));
         assert_eq!(answered.try_recv().unwrap(), [unavailable.clone(), unavailable], "the write was never sent");
@@ -365,7 +371,7 @@ mod tests {
         let (a, _a_answered) = job(1, vec![take(), get()]);
         let (b, mut b_answered) = job(1, vec![take(), take()]);
         let mut queue = VecDeque::from([a, b]);
-        let call = Call::assemble(&mut queue).unwrap();
+        let call = assemble(&mut queue).unwrap();
         call.settle(vec![TOO_LARGE, read(1), TOO_LARGE, read(1)], "", &mut queue);
         assert_eq!(b_answered.try_recv().unwrap(), [TOO_LARGE, read(1)], "the second was done");
         assert_eq!(queue.iter().map(|job| job.sent).collect::<Vec<_>>(), [0]);
@@ -375,7 +381,7 @@ mod tests {
     async fn who_travels_alone_is_told_that_it_was_too_large() {
         let (a, mut answered) = job(1, vec![get(), get()]);
         let mut queue = VecDeque::from([a]);
-        let call = Call::assemble(&mut queue).unwrap();
+        let call = assemble(&mut queue).unwrap();
         call.settle(vec![read(1), TOO_LARGE], "", &mut queue);
         assert_eq!(answered.try_recv().unwrap(), [read(1), TOO_LARGE]);
     }
@@ -384,7 +390,7 @@ mod tests {
     async fn a_broken_call_leaves_only_delivered_writes_unknown() {
         let (a, mut answered) = job(1, vec![get(), put(BATCH_BYTES_MAX / 2), put(BATCH_BYTES_MAX), get()]);
         let mut queue = VecDeque::from([a]);
-        Call::assemble(&mut queue).unwrap().settle(done(1), "gone", &mut queue);
+        assemble(&mut queue).unwrap().settle(done(1), "gone", &mut queue);
         let (unknown, unavailable) = (Err(Unknown("gone".into())), Err(Unavailable("gone".into())));
         let expected = [done(1)[0].clone(), unknown, unavailable.clone(), unavailable];
         assert_eq!(answered.try_recv().unwrap(), expected);
@@ -395,18 +401,18 @@ mod tests {
     async fn what_its_caller_gave_up_is_not_sent() {
         let (a, dropped) = job(1, vec![put(1)]);
         drop(dropped);
-        assert!(Call::assemble(&mut VecDeque::from([a])).is_none());
+        assert!(assemble(&mut VecDeque::from([a])).is_none());
     }
 
     #[tokio::test]
     async fn what_waited_for_too_long_is_not_sent_and_not_unknown() {
         let (mut a, mut answered) = job(1, vec![put(1), get()]);
-        a.expire(a.deadline - Duration::from_nanos(1), "peer");
+        let deadline = a.deadline;
+        a.expire(deadline - Duration::from_nanos(1), "peer");
         assert!(!a.is_over());
-        a.expire(a.deadline, "peer");
+        assert!(Call::assemble(&mut VecDeque::from([a]), deadline, "peer").is_none());
         let unavailable = Err(Unavailable("peer: no answer within 9s".into()));
         assert_eq!(answered.try_recv().unwrap(), [unavailable.clone(), unavailable]);
-        assert!(Call::assemble(&mut VecDeque::from([a])).is_none());
     }
 
     #[tokio::test]
@@ -416,13 +422,13 @@ mod tests {
         other.deadline += TIMEOUT;
         let now = late.deadline;
         let mut queue = VecDeque::from([late, other]);
-        let mut call = Call::assemble(&mut queue).unwrap();
+        let mut call = assemble(&mut queue).unwrap();
         call.jobs_mut().for_each(|job| job.expire(now, "peer"));
         let reason = || "peer: no answer within 9s".to_owned();
         let expected = [Err(Unknown(reason())), Err(Unavailable(reason())), Err(Unavailable(reason()))];
         assert_eq!(answered.try_recv().unwrap(), expected);
         call.settle(done(4), "", &mut queue);
         assert_eq!(other_answered.try_recv().unwrap(), done(4)[2..], "answers that nobody waits for are nobody else's");
-        assert!(Call::assemble(&mut queue).is_none());
+        assert!(assemble(&mut queue).is_none());
     }
 }

@@ -48,7 +48,7 @@ impl Service for Shard {
         if group.is_empty() && waiting.is_empty() && held.is_empty() {
             return replies;
         }
-        let deadline = Instant::now() + batch.timeout;
+        let deadline = turn.as_ref().map_or_else(Instant::now, |turn| turn.since) + batch.timeout;
         let waiting = match alone_in_crowd(&self.core, commands, waiting) {
             Ok((key, command)) => {
                 return vec![self.core.write_in_crowd(key, command, deadline, Some(in_flight)).await];

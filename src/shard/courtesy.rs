@@ -6,20 +6,28 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use crate::command::Command;
 
 /// A batch with more writes than these takes long: some hundred microseconds.
 const SHORT_WRITES: usize = 16;
-/// So many long batches take turns after a short one.
+/// So many turns are taken after a short batch.
 const LONG_TURNS: u32 = 64;
 
 #[derive(Debug)]
 pub(super) struct Courtesy {
     /// One turn for each thread.
     turns: Semaphore,
-    /// So many long batches still take turns.
+    /// So many turns are still taken.
     left: AtomicU32,
+}
+
+/// Ends when it is dropped.
+pub(super) struct Turn<'a> {
+    /// When it was asked for.
+    pub since: Instant,
+    _permit: Option<SemaphorePermit<'a>>,
 }
 
 impl Courtesy {
@@ -29,7 +37,7 @@ impl Courtesy {
     }
 
     /// Somebody asks for these commands. Waits for their turn, as [`Courtesy::turn`].
-    pub async fn first_turn(&self, commands: &[Command]) -> Option<SemaphorePermit<'_>> {
+    pub async fn first_turn(&self, commands: &[Command]) -> Option<Turn<'_>> {
         // Relaxed here and below: a hint.
         if !is_long(commands) {
             if self.left.load(Ordering::Relaxed) < LONG_TURNS {
@@ -40,16 +48,16 @@ impl Courtesy {
         self.turn(commands).await
     }
 
-    /// Waits until it is the turn of these commands, which is at once if they take little time, or nobody else's do. The turn ends when
-    /// what is returned is dropped.
-    pub async fn turn(&self, commands: &[Command]) -> Option<SemaphorePermit<'_>> {
+    /// Waits until it is the turn of these commands, which is at once if they take little time, or nobody else's do.
+    pub async fn turn(&self, commands: &[Command]) -> Option<Turn<'_>> {
         if !is_long(commands) {
             return None;
         }
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
-        let turn = self.turns.acquire().await.ok(); // never closed
+        let since = Instant::now();
+        let _permit = self.turns.acquire().await.ok(); // never closed
         yield_now().await;
-        turn
+        Some(Turn { since, _permit })
     }
 }
 

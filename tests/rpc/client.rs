@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -261,11 +261,20 @@ async fn a_caller_that_goes_away_disturbs_nobody() {
     }
 }
 
-/// Two that wait, and what they are told. The one whose time is shorter comes later.
+/// What two that wait are told, the second of which comes later and waits for a shorter time.
 async fn wait_in_vain(client: &Client) -> [String; 2] {
-    let (longer, shorter) = (SECOND / 10, SECOND / 20);
-    let asked = tokio::join!(biased; ask(client, put("k", "v"), longer), ask(client, put("k", "v"), shorter));
-    <[_; 2]>::from(asked).map(|reply| reply.unwrap_err().to_string())
+    let is_shorter_over = AtomicBool::new(false);
+    let longer = async {
+        let reply = ask(client, put("k", "v"), SECOND / 10).await;
+        assert!(is_shorter_over.load(Ordering::SeqCst), "the shorter time is over first");
+        reply
+    };
+    let shorter = async {
+        let reply = ask(client, put("k", "v"), SECOND / 20).await;
+        is_shorter_over.store(true, Ordering::SeqCst);
+        reply
+    };
+    <[_; 2]>::from(tokio::join!(biased; longer, shorter)).map(|reply| reply.unwrap_err().to_string())
 }
 
 #[tokio::test]

@@ -13,12 +13,15 @@ async fn write_many(rig: Rig, name: usize) {
     assert!(rig.run(puts, LONG).await.iter().all(Result::is_ok));
 }
 
-/// How many of four long batches are done before a read that comes right behind them.
+/// How many of four long batches are done before a read that comes when the first of them has begun to wait.
 async fn done_before_a_read(rig: &Rig) -> usize {
     let long: Vec<_> = (0..4).map(|name| tokio::spawn(write_many(rig.clone(), name))).collect();
     let read = tokio::spawn({
         let rig = rig.clone();
-        async move { rig.run((0..4).map(|name| get_command(&format!("{name}-16"))).collect(), LONG).await }
+        async move {
+            tokio::task::yield_now().await;
+            rig.run((0..4).map(|name| get_command(&format!("{name}-16"))).collect(), LONG).await
+        }
     });
     let done = read.await.unwrap().into_iter().filter(|reply| matches!(reply, Ok(Reply::Found(Some(_)))));
     let done = done.count();
