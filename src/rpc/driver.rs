@@ -265,7 +265,7 @@ impl Driver {
         let closing = self.closing.clone();
         let mut closed = pin!(closing.cancelled());
         let mut answers = FuturesUnordered::new();
-        let mut numbers = 0..;
+        let mut last_number = 0;
         // Until when jobs wait for company.
         let mut held_until: Option<Instant> = None;
         // Since when calls are on their way without any answer.
@@ -283,12 +283,12 @@ impl Driver {
                 is_company(self.queue.len(), under_way) || held_until.is_some_and(|until| until <= Instant::now());
             while may_go && self.calls.len() < self.options.calls_in_flight_max {
                 let now = Instant::now();
-                let call = Call::assemble(&mut self.queue, now, &self.address);
-                let Some((call, number)) = call.zip(numbers.next()) else { break };
+                let Some(call) = Call::assemble(&mut self.queue, now, &self.address) else { break };
                 silent_since.get_or_insert(now);
                 held_until = None;
-                answers.push(send(&node, &self.address, &call, number, now));
-                self.calls.push((number, call));
+                last_number += 1;
+                answers.push(send(&node, &self.address, &call, last_number, now));
+                self.calls.push((last_number, call));
             }
             let is_holding = !self.queue.is_empty() && self.calls.len() < self.options.calls_in_flight_max;
             held_until = is_holding.then(|| held_until.unwrap_or_else(|| Instant::now() + PATIENCE));
@@ -343,10 +343,11 @@ impl Driver {
         let now = Instant::now();
         let mut is_waited_for = |job: &mut Job| {
             job.expire(now, &self.address);
-            if !job.is_over() {
+            let is_waited_for = !job.is_over();
+            if is_waited_for {
                 self.alarm.set_by(job.deadline);
             }
-            !job.is_over()
+            is_waited_for
         };
         self.queue.retain_mut(&mut is_waited_for);
         for job in self.calls.iter_mut().flat_map(|(_, call)| call.jobs_mut()) {

@@ -161,7 +161,8 @@ impl Call {
         self.jobs().filter_map(|job| job.submitted.trace)
     }
 
-    /// Makes a call to `peer` of what waits, in order, as much as a batch may hold. `None` if nothing waits. Whose time is over is told so.
+    /// Makes a call to `peer` of what waits, in order, as much as a batch may hold. `None` if nothing waits. Those whose time is
+    /// over are told so.
     pub fn assemble(queue: &mut VecDeque<Job>, now: Instant, peer: &str) -> Option<Self> {
         let mut call: Option<Self> = None;
         let (mut commands, mut bytes) = (0, 0);

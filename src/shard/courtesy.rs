@@ -38,21 +38,22 @@ impl Courtesy {
 
     /// Somebody asks for these commands. Waits for their turn, as [`Courtesy::turn`].
     pub async fn first_turn(&self, commands: &[Command]) -> Option<Turn<'_>> {
-        // Relaxed here and below: a hint.
-        if !is_long(commands) {
-            if self.left.load(Ordering::Relaxed) < LONG_TURNS {
-                self.left.store(LONG_TURNS, Ordering::Relaxed);
-            }
-            return None;
+        if is_long(commands) {
+            return self.wait().await;
         }
-        self.turn(commands).await
+        // Relaxed here and below: a hint.
+        if self.left.load(Ordering::Relaxed) < LONG_TURNS {
+            self.left.store(LONG_TURNS, Ordering::Relaxed);
+        }
+        None
     }
 
     /// Waits until it is the turn of these commands, which is at once if they take little time, or nobody else's do.
     pub async fn turn(&self, commands: &[Command]) -> Option<Turn<'_>> {
-        if !is_long(commands) {
-            return None;
-        }
+        if is_long(commands) { self.wait().await } else { None }
+    }
+
+    async fn wait(&self) -> Option<Turn<'_>> {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         let since = Instant::now();
         let _permit = self.turns.acquire().await.ok(); // never closed
