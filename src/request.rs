@@ -83,6 +83,11 @@ pub fn is_told() -> bool {
     tracing::enabled!(target: TARGET, Level::DEBUG)
 }
 
+/// Whether requests leave any trace: logged, or as spans.
+pub fn is_followed() -> bool {
+    is_told() || is_traced()
+}
+
 /// The one that this task works at.
 pub fn current() -> Option<RequestId> {
     trace().map(|trace| trace.request)

@@ -40,11 +40,21 @@ pub trait Service: Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future gives up the answer only: what has begun is finished.
     fn execute(&self, batch: Batch) -> impl Future<Output = Replies> + Send;
+
+    /// Answers a read at once, as a batch of it alone would be answered. `None` if that takes any waiting, is an error, or is not
+    /// for this service to do: then nothing has been done.
+    fn answer_now(&self, _command: &Command) -> Option<Reply> {
+        None
+    }
 }
 
 impl<S: Service> Service for std::sync::Arc<S> {
     fn execute(&self, batch: Batch) -> impl Future<Output = Replies> + Send {
         S::execute(self, batch)
+    }
+
+    fn answer_now(&self, command: &Command) -> Option<Reply> {
+        S::answer_now(self, command)
     }
 }
 

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -136,6 +137,21 @@ pub async fn go_last() {
         has_been_last = true;
         context.waker().wake_by_ref();
         Poll::Pending
+    })
+    .await;
+}
+
+/// Ends when the token is cancelled. Whoever looks at it again and again in one task is cheaper off than with `cancelled`, which asks
+/// each time what all tasks share.
+pub async fn stopped(token: &CancellationToken) {
+    let mut cancelled = pin!(token.cancelled());
+    let mut is_registered = false;
+    poll_fn(|context| {
+        if is_registered && !token.is_cancelled() {
+            return Poll::Pending;
+        }
+        is_registered = true;
+        cancelled.as_mut().poll(context)
     })
     .await;
 }

@@ -31,6 +31,13 @@ impl<S: Service, M: Send + Sync + 'static> Service for Metered<S, M> {
         self.door.meters.of(self.name).record(&kinds, &replies, started.elapsed());
         replies
     }
+
+    fn answer_now(&self, command: &Command) -> Option<Reply> {
+        let started = Instant::now();
+        let reply = self.door.service.answer_now(command).map(Ok)?;
+        self.door.meters.of(self.name).add((Kind::of(command), outcome(&reply)), 1, started.elapsed());
+        reply.ok()
+    }
 }
 
 /// One for each way in.

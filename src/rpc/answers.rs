@@ -84,12 +84,34 @@ impl Share {
     /// Begins a request if there is room for its answer.
     pub fn try_begin(self: &Arc<Self>) -> Option<UnderWay> {
         let mut state = self.state.lock();
-        let expected = state.held + state.under_way * state.likely;
-        if expected > 0 && expected > self.budget.left() / SHARE {
+        if !self.may_begin(&state) {
             return None;
         }
         state.under_way += 1;
         Some(UnderWay { share: Arc::clone(self) })
+    }
+
+    /// Takes room for all of an answer that was made without waiting: a request that begins and is answered in one step.
+    pub fn try_answer(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        let mut state = self.state.lock();
+        if !self.may_begin(&state) {
+            return None;
+        }
+        let held = self.hold(&mut state, bytes);
+        drop(state); // which a part of it that is not wanted needs
+        Some(held).filter(|held| !held.is_cut)
+    }
+
+    fn may_begin(&self, state: &State) -> bool {
+        let expected = state.held + state.under_way * state.likely;
+        expected == 0 || expected <= self.budget.left() / SHARE
+    }
+
+    fn hold(self: &Arc<Self>, state: &mut State, bytes: usize) -> Held {
+        let counted = if bytes < UNCOUNTED_BYTES { 0 } else { self.budget.take(bytes, state.held) };
+        state.held += counted;
+        state.likely = bytes.max(state.likely / 2);
+        Held { share: Arc::clone(self), bytes: counted, is_cut: counted < bytes && bytes >= UNCOUNTED_BYTES }
     }
 
     /// Goes on with a request that has got some of its answers, whatever is held: the others get what room there is.
@@ -124,12 +146,7 @@ impl UnderWay {
     /// Its answer is there. May hold fewer bytes than it needs: the rest is to be dropped.
     pub fn answered(self, bytes: usize) -> Held {
         let mut state = self.share.state.lock();
-        let counted = if bytes < UNCOUNTED_BYTES { 0 } else { self.share.budget.take(bytes, state.held) };
-        state.held += counted;
-        state.likely = bytes.max(state.likely / 2);
-        drop(state);
-        let share = Arc::clone(&self.share);
-        Held { share, bytes: counted, is_cut: counted < bytes && bytes >= UNCOUNTED_BYTES }
+        self.share.hold(&mut state, bytes)
     }
 }
 
@@ -243,6 +260,21 @@ mod tests {
         assert!(held.last().unwrap().is_cut());
         let small = share(&budget).try_begin().unwrap().answered(UNCOUNTED_BYTES - 1);
         assert!(!small.is_cut());
+        drop(held);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn an_answer_that_was_made_without_waiting_gets_all_its_room_or_none() {
+        let budget = Budget::new(32 * MIB);
+        let (share, other) = (share(&budget), share(&budget));
+        let held = share.try_answer(10 * MIB).unwrap();
+        assert_eq!((held.bytes(), budget.held()), (10 * MIB, 10 * MIB));
+        assert!(share.try_answer(1).is_none(), "it holds much");
+        assert!(other.try_answer(12 * MIB).is_none());
+        assert_eq!(budget.held(), 10 * MIB);
+        assert!(other.try_answer(11 * MIB).is_some());
+        assert_eq!(other.try_answer(UNCOUNTED_BYTES - 1).unwrap().bytes(), 0);
         drop(held);
         assert_eq!(budget.held(), 0);
     }

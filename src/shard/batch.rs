@@ -86,6 +86,15 @@ impl Service for Shard {
         }
         replies
     }
+
+    fn answer_now(&self, command: &Command) -> Option<Reply> {
+        let (serving, _in_flight) = self.core.enter();
+        self.core.courtesy.note_short();
+        let mut reads = Reads::at(self.core.clock.now());
+        let reply = self.core.read_now(&serving, command, &mut reads)?;
+        reads.count(&self.core.counters);
+        Some(reply)
+    }
 }
 
 /// Whether a command waits with those that found no room: another write, which would overtake them, or one on a key of theirs.
@@ -156,10 +165,11 @@ impl Shard {
         let mut held_keys: HashSet<Key, RandomState> = HashSet::default();
         let mut is_too_much = bytes > REPLIES_BYTES_MAX;
         let mut reads = Reads::at(self.core.clock.now());
-        let mut hints = None;
+        let mut hints = Hints::new();
         for i in 0..commands.len() {
             if i % PREFETCHED == 0 {
-                hints = self.core.store.hints(commands.get(i..).unwrap_or_default().iter().map(Command::key));
+                let keys = commands.get(i..).unwrap_or_default().iter().map(Command::key);
+                self.core.store.look_ahead(keys, &mut hints);
             }
             let Some(command) = commands.get_mut(i) else { break };
             if !held.is_empty() && is_held_back(command, &held_keys) {
@@ -176,7 +186,7 @@ impl Shard {
                 }
                 true => Tried::MustWait,
                 false => {
-                    let hint = hints.as_ref().and_then(|hints: &Hints| *hints.get(i % PREFETCHED)?);
+                    let hint = hints.get(i % PREFETCHED).copied().flatten();
                     self.core.try_execute(serving, &mut group, i, command, hint, &mut reads)
                 }
             };

@@ -41,11 +41,16 @@ impl Courtesy {
         if is_long(commands) {
             return self.wait().await;
         }
+        self.note_short();
+        None
+    }
+
+    /// Somebody asks for little.
+    pub fn note_short(&self) {
         // Relaxed here and below: a hint.
         if self.left.load(Ordering::Relaxed) < LONG_TURNS {
             self.left.store(LONG_TURNS, Ordering::Relaxed);
         }
-        None
     }
 
     /// Waits until it is the turn of these commands, which is at once if they take little time, or nobody else's do.

@@ -235,6 +235,16 @@ impl Core {
         }
     }
 
+    /// Answers a read that needs no waiting, and is for this shard.
+    pub fn read_now(&self, serving: &Serving, command: &Command, reads: &mut Reads) -> Option<Reply> {
+        let (Command::Get { key } | Command::Exists { key } | Command::Ttl { key }) = command else { return None };
+        serving.check_slot(key).ok()?;
+        match self.try_read(&mut Group::for_batch(0), 0, command, key, None, reads) {
+            Tried::Answered(reply) => reply.ok(),
+            Tried::Grouped { .. } | Tried::MustWait | Tried::NoRoom => None,
+        }
+    }
+
     fn try_read(
         &self,
         group: &mut Group,

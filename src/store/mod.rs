@@ -29,6 +29,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::command::{Effect, Found, Place};
 use crate::policy::{Handle, PolicyKind, Settling};
 use crate::record::{KEY_BYTES_MAX, Key, Record, Timestamp, VALUE_BYTES_MAX, Version};
@@ -94,8 +96,8 @@ pub struct Hint {
     likely: Option<Handle>,
 }
 
-/// Of some keys in their order, as far as there are so many.
-pub type Hints = [Option<Hint>; PREFETCHED];
+/// Of the first of some keys, in their order.
+pub type Hints = SmallVec<[Option<Hint>; PREFETCHED]>;
 
 /// What memory knows of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,22 +216,21 @@ impl Store {
         Hint { hash: self.hash(key), likely: None }
     }
 
-    /// Where the first of some keys are to be looked for, if they are so many that it pays to look for all. Has the processor fetch
-    /// what memory holds of them, so that the waits for one overlap with those for the others.
-    pub fn hints<'a>(&self, keys: impl ExactSizeIterator<Item = Option<&'a Key>>) -> Option<Hints> {
+    /// Puts into `hints` where the first of some keys are to be looked for, if they are so many that it pays to look for all. Has the
+    /// processor fetch what memory holds of them, so that the waits for one overlap with those for the others.
+    pub fn look_ahead<'a>(&self, keys: impl ExactSizeIterator<Item = Option<&'a Key>>, hints: &mut Hints) {
+        hints.clear();
         if keys.len() < PREFETCHED_MIN {
-            return None;
+            return;
         }
-        let mut hints = [None; PREFETCHED];
-        for (hint, key) in hints.iter_mut().zip(keys) {
-            *hint = key.map(|key| self.hint(key));
-        }
-        let partitions = hints.map(|hint| {
-            let Hint { hash, .. } = hint?;
+        hints.extend(keys.take(PREFETCHED).map(|key| key.map(|key| self.hint(key))));
+        let partition_of = |hint: &Option<Hint>| {
+            let Hint { hash, .. } = (*hint)?;
             let partition = self.partition(hash).try_read()?; // the keys of one that is being written go without
             partition.index.prefetch(hash);
             Some(partition)
-        });
+        };
+        let partitions: SmallVec<[_; PREFETCHED]> = hints.iter().map(partition_of).collect();
         for (hint, partition) in hints.iter_mut().zip(&partitions) {
             if let (Some(hint), Some(partition)) = (hint, partition) {
                 hint.likely = partition.prefetch_likely(hint.hash);
@@ -240,7 +241,6 @@ impl Store {
                 partition.slab.prefetch_entry(*handle);
             }
         }
-        Some(hints)
     }
 
     /// What memory knows of a key, without the policy taking note.

@@ -1,6 +1,7 @@
 //! Whole shards over a tier in memory: one test a rule, and a random model. Each of them fails when its rule is taken out.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
+mod at_once;
 mod courtesy;
 mod crowds;
 mod evaluate;

@@ -232,12 +232,20 @@ impl Rig {
         replies
     }
 
+    /// As a door asks for one command.
+    async fn ask(&self, command: Command, timeout: Duration) -> Result<Reply, Error> {
+        match self.shard.answer_now(&command) {
+            Some(reply) => Ok(reply),
+            None => self.run(vec![command], timeout).await.remove(0),
+        }
+    }
+
     pub async fn one_within(&self, command: Command, ms: u64) -> Result<Reply, Error> {
-        self.run(vec![command], Duration::from_millis(ms)).await.remove(0)
+        self.ask(command, Duration::from_millis(ms)).await
     }
 
     pub async fn one(&self, command: Command) -> Result<Reply, Error> {
-        self.run(vec![command], PATIENCE).await.remove(0)
+        self.ask(command, PATIENCE).await
     }
 
     pub async fn put(&self, k: &str, v: impl AsRef<[u8]>) -> Version {

@@ -38,6 +38,20 @@ impl Pending {
         self.requests.push_back(asked);
     }
 
+    /// The only command, if it is the only one of the only request.
+    pub fn single(&self) -> Option<&Command> {
+        match (self.commands.as_slice(), self.requests.front()) {
+            ([command], Some(asked)) if asked.shape.is_single() => Some(command),
+            _ => None,
+        }
+    }
+
+    /// The commands have been answered.
+    pub fn forget_commands(&mut self) {
+        self.commands.clear();
+        self.bytes = 0;
+    }
+
     /// Whether it is time to ask.
     pub fn is_full(&self) -> bool {
         self.commands.len() >= BATCH_COMMANDS_MAX || self.bytes >= BATCH_BYTES_MAX

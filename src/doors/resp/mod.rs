@@ -40,11 +40,12 @@ use crate::metrics::DoorName;
 use crate::protocol::redis::{Action, ClientReply, Flag, Keyspace, Refusal, Spec, System, spec_of};
 use crate::protocol::resp::{Args, Encoder, Limits, Output, Parser, ProtocolError};
 use crate::record::Key;
+use crate::request;
 use crate::rpc::Role;
 use crate::rpc::answers::{Budget, Held, Share, UnderWay};
 use crate::service::{Batch, Error, Replies, Service};
 use crate::slots::Slot;
-use crate::task::{go_last, has_one_worker};
+use crate::task::{go_last, has_one_worker, stopped};
 
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -154,7 +155,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         let mut input = BytesMut::new();
         let mut room = READ_BYTES_MIN;
         let has_one_worker = has_one_worker();
-        let mut stopped = pin!(shutdown.cancelled()); // one for all turns: each registers with a token that all share
+        let mut stop = pin!(stopped(shutdown)); // one for all turns
         loop {
             let mut has_waited = false;
             {
@@ -181,7 +182,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             let read = tokio::select! {
                 biased;
                 read = self.read(&mut input) => read?,
-                () = &mut stopped => return Ok(()),
+                () = &mut stop => return Ok(()),
             };
             match read {
                 0 => return Ok(()),
@@ -341,8 +342,19 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         }
     }
 
+    /// Answers what waits if it is one read that needs no waiting, as most requests are that come one at a time.
+    fn answer_now(&mut self) {
+        let Some(command) = self.pending.single().filter(|_| !request::is_followed()) else { return };
+        let Some(reply) = Metered::new(&self.door, DoorName::Resp).answer_now(command) else { return };
+        let Some(held) = self.share.try_answer(reply.size_bytes()) else { return };
+        self.held.push(held);
+        self.pending.forget_commands();
+        self.render_one(&[], 0, Ok(reply));
+    }
+
     /// Asks all that waits, and makes the replies.
     async fn ask_pending(&mut self) -> Result<(), ConnectionError> {
+        self.answer_now();
         while !self.pending.is_empty() {
             let begun = self.begin().await?;
             let commands = self.pending.take();

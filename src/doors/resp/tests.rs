@@ -6,6 +6,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::{NoMember, Options};
 use super::*;
+use crate::command::Found;
+use crate::record::{Value, Version};
 
 /// Behind the door of a test: has nothing, and tells the node to stop when it is asked.
 struct Stopper(CancellationToken);
@@ -27,15 +29,35 @@ impl AsyncRead for Flood {
     }
 }
 
-fn door(stop: &CancellationToken) -> Arc<Door<Stopper, NoMember>> {
-    Arc::new(Door::new(Stopper(stop.clone()), NoMember, NoMember, Options::default()))
+/// Has a value of 100 KiB for every key, at once.
+struct Large;
+
+impl Service for Large {
+    async fn execute(&self, batch: Batch) -> Replies {
+        batch.commands.iter().map(|command| Ok(self.answer_now(command).unwrap())).collect()
+    }
+
+    fn answer_now(&self, _: &Command) -> Option<Reply> {
+        let value = Value::new(vec![b'v'; 100 << 10]).unwrap();
+        Some(Reply::Found(Some(Found { value, version: Version::new(1, 1), expires_at: None })))
+    }
+}
+
+fn door<S: Service>(service: S) -> Arc<Door<S, NoMember>> {
+    Arc::new(Door::new(service, NoMember, NoMember, Options::default()))
 }
 
 #[tokio::test]
 async fn a_client_that_never_pauses_does_not_hold_up_a_stop() {
     let (budget, stop) = (Budget::new(1 << 20), CancellationToken::new());
     let stream = tokio::io::join(Flood, tokio::io::sink());
-    let served = tokio::spawn(serve(stream, SocketAddr::from(([127, 0, 0, 1], 1)), door(&stop), budget, stop.clone()));
+    let served = tokio::spawn(serve(
+        stream,
+        SocketAddr::from(([127, 0, 0, 1], 1)),
+        door(Stopper(stop.clone())),
+        budget,
+        stop.clone(),
+    ));
     tokio::task::yield_now().await;
     assert!(!served.is_finished());
     stop.cancel();
@@ -51,10 +73,24 @@ async fn whoever_is_stopped_while_he_sends_sees_the_end_of_the_answers_and_no_re
     let (stream, peer) = listener.accept().await.unwrap();
     client.write_all(&b"GET k\r\n".repeat(SENT)).await.unwrap();
     let (budget, stop) = (Budget::new(1 << 20), CancellationToken::new());
-    let served = tokio::spawn(serve(stream, peer, door(&stop), budget, stop.clone()));
+    let served = tokio::spawn(serve(stream, peer, door(Stopper(stop.clone())), budget, stop.clone()));
     let mut answers = String::new();
     client.read_to_string(&mut answers).await.expect("the end");
     assert!(answers.ends_with("\r\n") && (1..SENT).contains(&answers.lines().count()), "{answers}");
     drop(client);
     served.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_there_at_once_takes_room_as_others_do() {
+    for (room, begins) in [(100 << 10, "-TRYAGAIN "), (1 << 20, "$102400\r\nvvv")] {
+        let (mut client, stream) = tokio::io::duplex(1 << 20);
+        client.write_all(b"GET k\r\n").await.unwrap();
+        client.shutdown().await.unwrap();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        serve(stream, peer, door(Large), Budget::new(room), CancellationToken::new()).await.unwrap();
+        let mut answers = String::new();
+        client.read_to_string(&mut answers).await.unwrap();
+        assert!(answers.starts_with(begins), "{answers:.40}");
+    }
 }

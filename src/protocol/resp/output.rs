@@ -99,7 +99,11 @@ impl Buf for Output {
             self.chunks_bytes -= step;
             left -= step;
         }
-        self.tail.advance(left.min(self.tail.len()));
+        if left < self.tail.len() {
+            self.tail.advance(left);
+        } else {
+            self.tail.clear();
+        }
         // What is behind it counts as capacity again; if that is then more than may be kept, it goes.
         if self.is_empty() && self.tail.try_reclaim(IDLE_BYTES_MAX + 1) {
             self.tail = BytesMut::new();

@@ -180,8 +180,9 @@ impl World {
         let hint = self.hints.get(&key).copied().unwrap_or_else(|| self.store.hint(&key));
         assert_eq!(self.store.get(&key, hint, self.now), self.store.peek(&key, self.now), "{key}");
         if self.rng.random_bool(0.1) {
-            let hints = self.store.hints(self.keys.iter().map(Some)).into_iter().flatten().flatten();
-            self.hints = self.keys.iter().cloned().zip(hints).collect();
+            let mut hints = Hints::new();
+            self.store.look_ahead(self.keys.iter().map(Some), &mut hints);
+            self.hints = self.keys.iter().cloned().zip(hints.into_iter().flatten()).collect();
         }
     }
 
