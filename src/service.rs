@@ -42,7 +42,7 @@ pub trait Service: Send + Sync + 'static {
     fn execute(&self, batch: Batch) -> impl Future<Output = Replies> + Send;
 
     /// Answers a read at once, as a batch of it alone would be answered. `None` if that takes any waiting, is an error, or is not
-    /// for this service to do: then nothing has been done.
+    /// for this service to do: then nothing has been counted, and a batch is to be made of it.
     fn answer_now(&self, _command: &Command) -> Option<Reply> {
         None
     }

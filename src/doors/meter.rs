@@ -31,12 +31,15 @@ impl<S: Service, M: Send + Sync + 'static> Service for Metered<S, M> {
         self.door.meters.of(self.name).record(&kinds, &replies, started.elapsed());
         replies
     }
+}
 
-    fn answer_now(&self, command: &Command) -> Option<Reply> {
+impl<S: Service, M> Door<S, M> {
+    /// Answers a command at once, as [`Service::answer_now`], and counts it if it does.
+    pub(super) fn answer_now(&self, name: DoorName, command: &Command) -> Option<Reply> {
         let started = Instant::now();
-        let reply = self.door.service.answer_now(command).map(Ok)?;
-        self.door.meters.of(self.name).add((Kind::of(command), outcome(&reply)), 1, started.elapsed());
-        reply.ok()
+        let reply = self.service.answer_now(command)?;
+        self.meters.of(name).add((Kind::of(command), outcome_of(&reply)), 1, started.elapsed());
+        Some(reply)
     }
 }
 
@@ -202,24 +205,28 @@ impl Meter {
     }
 }
 
-fn outcome(reply: &Result<Reply, Error>) -> Outcome {
+fn outcome_of(reply: &Reply) -> Outcome {
     match reply {
-        Ok(Reply::Found(None) | Reply::Done(false) | Reply::Expiry(Expiry::Missing) | Reply::Moved(Moved::Missing)) => {
+        Reply::Found(None) | Reply::Done(false) | Reply::Expiry(Expiry::Missing) | Reply::Moved(Moved::Missing) => {
             Outcome::Missing
         }
-        Ok(Reply::Conflict(_) | Reply::Moved(Moved::Refused)) => Outcome::Conflict,
-        Ok(
-            Reply::Found(Some(_))
-            | Reply::Stored(_)
-            | Reply::Done(true)
-            | Reply::Expiry(Expiry::Never | Expiry::InMillis(_))
-            | Reply::Page { .. }
-            | Reply::Count(_)
-            | Reply::Stats(_)
-            | Reply::Explained(_)
-            | Reply::Number(_)
-            | Reply::Moved(Moved::Done),
-        ) => Outcome::Ok,
+        Reply::Conflict(_) | Reply::Moved(Moved::Refused) => Outcome::Conflict,
+        Reply::Found(Some(_))
+        | Reply::Stored(_)
+        | Reply::Done(true)
+        | Reply::Expiry(Expiry::Never | Expiry::InMillis(_))
+        | Reply::Page { .. }
+        | Reply::Count(_)
+        | Reply::Stats(_)
+        | Reply::Explained(_)
+        | Reply::Number(_)
+        | Reply::Moved(Moved::Done) => Outcome::Ok,
+    }
+}
+
+fn outcome(reply: &Result<Reply, Error>) -> Outcome {
+    match reply {
+        Ok(reply) => outcome_of(reply),
         Err(Error::Busy(_)) => Outcome::Busy,
         Err(Error::Unavailable(_)) => Outcome::Unavailable,
         Err(Error::Unknown(_)) => Outcome::Unknown,

@@ -98,7 +98,7 @@ impl Share {
             return None;
         }
         let held = self.hold(&mut state, bytes);
-        drop(state); // which a part of it that is not wanted needs
+        drop(state); // which the drop of a part takes again
         Some(held).filter(|held| !held.is_cut)
     }
 

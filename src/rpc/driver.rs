@@ -343,11 +343,11 @@ impl Driver {
         let now = Instant::now();
         let mut is_waited_for = |job: &mut Job| {
             job.expire(now, &self.address);
-            let is_waited_for = !job.is_over();
-            if is_waited_for {
+            let is_open = !job.is_over();
+            if is_open {
                 self.alarm.set_by(job.deadline);
             }
-            is_waited_for
+            is_open
         };
         self.queue.retain_mut(&mut is_waited_for);
         for job in self.calls.iter_mut().flat_map(|(_, call)| call.jobs_mut()) {

@@ -89,9 +89,9 @@ impl Service for Shard {
 
     fn answer_now(&self, command: &Command) -> Option<Reply> {
         let (serving, _in_flight) = self.core.enter();
-        self.core.courtesy.note_short();
         let mut reads = Reads::at(self.core.clock.now());
         let reply = self.core.read_now(&serving, command, &mut reads)?;
+        self.core.courtesy.note_short();
         reads.count(&self.core.counters);
         Some(reply)
     }

@@ -66,6 +66,10 @@ fn a_request_has_one_name_from_its_door_over_the_hop_to_its_statement() {
         let told = values(&primary.log(), "answered", "door");
         doors.iter().all(|door| told.contains(door))
     });
+    // A hit, which may be answered at once, on the shard itself.
+    redis.ask(&["SET", "c", "1"]);
+    assert_eq!(Redis::connect(first).ask(&["GET", "c"]), "1");
+    eventually("of a shard's own", || values(&shard.log(), "answered", "door").contains(&"resp".to_owned()));
     assert!(!primary.log().contains("\"PUT\""), "neither commands nor keys are logged");
 }
 

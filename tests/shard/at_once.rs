@@ -67,9 +67,12 @@ async fn nothing_is_answered_at_once_about_the_slots_of_others() {
     let mut assignment = setup.assignment.clone();
     assignment.epoch.0 += 1;
     assignment.slots = SlotSet::shares(2).into_iter().find(|share| !share.contains(Slot::of(&key("k")))).unwrap();
+    rig.tier.hold_flushes(); // so that memory keeps it
     rig.assign(&assignment).await;
-    until("it has let go", async || rig.run(vec![get_command("k")], PATIENCE).await[0].is_err()).await;
+    until("it lets go", async || rig.run(vec![get_command("k")], PATIENCE).await[0].is_err()).await;
     leaves_to_a_batch(&rig, "k");
+    leaves_to_a_batch(&rig, "{k} that never was");
+    rig.tier.release_flushes();
 }
 
 /// R18: what is not acknowledged yet is not to be seen yet.

@@ -38,17 +38,20 @@ impl Pending {
         self.requests.push_back(asked);
     }
 
-    /// The only command, if it is the only one of the only request.
-    pub fn single(&self) -> Option<&Command> {
-        match (self.commands.as_slice(), self.requests.front()) {
-            ([command], Some(asked)) if asked.shape.is_single() => Some(command),
-            _ => None,
-        }
+    /// What waits, if it is one request that reads one key.
+    pub fn lone_read(&self) -> Option<&Command> {
+        let [read @ (Command::Get { .. } | Command::Exists { .. } | Command::Ttl { .. })] = self.commands.as_slice()
+        else {
+            return None;
+        };
+        let is_lone = self.requests.len() == 1 && self.requests.front().is_some_and(|asked| asked.shape.is_single());
+        Some(read).filter(|_| is_lone)
     }
 
     /// The commands have been answered.
     pub fn forget_commands(&mut self) {
         self.commands.clear();
+        self.commands.shrink_to(PIPELINE_COMMANDS);
         self.bytes = 0;
     }
 

@@ -155,7 +155,8 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         let mut input = BytesMut::new();
         let mut room = READ_BYTES_MIN;
         let has_one_worker = has_one_worker();
-        let mut stop = pin!(stopped(shutdown)); // one for all turns
+        let stop = shutdown.child_token(); // asked in every turn, and the other is shared by all
+        let mut stopped = pin!(stopped(&stop));
         loop {
             let mut has_waited = false;
             {
@@ -173,7 +174,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             }
             self.write().await?;
             // Whoever never pauses would not be stopped below, and has sent more by now.
-            self.session.is_over |= shutdown.is_cancelled();
+            self.session.is_over |= stop.is_cancelled();
             if self.session.is_over {
                 return Ok(());
             }
@@ -182,7 +183,7 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
             let read = tokio::select! {
                 biased;
                 read = self.read(&mut input) => read?,
-                () = &mut stop => return Ok(()),
+                () = &mut stopped => return Ok(()),
             };
             match read {
                 0 => return Ok(()),
@@ -342,12 +343,16 @@ impl<S: Service, M: Send + Sync + 'static, IO: AsyncRead + AsyncWrite + Unpin> C
         }
     }
 
-    /// Answers what waits if it is one read that needs no waiting, as most requests are that come one at a time.
+    /// Answers what waits if it is one read that needs no waiting, as most requests are that come one at a time. Whoever holds large
+    /// answers may have to write them first.
     fn answer_now(&mut self) {
-        let Some(command) = self.pending.single().filter(|_| !request::is_followed()) else { return };
-        let Some(reply) = Metered::new(&self.door, DoorName::Resp).answer_now(command) else { return };
+        let is_free = self.held.is_empty() && !request::is_followed();
+        let Some(read) = self.pending.lone_read().filter(|_| is_free) else { return };
+        let Some(reply) = self.door.answer_now(DoorName::Resp, read) else { return };
         let Some(held) = self.share.try_answer(reply.size_bytes()) else { return };
-        self.held.push(held);
+        if held.bytes() > 0 {
+            self.held.push(held);
+        }
         self.pending.forget_commands();
         self.render_one(&[], 0, Ok(reply));
     }

@@ -1,4 +1,5 @@
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
@@ -29,11 +30,13 @@ impl AsyncRead for Flood {
     }
 }
 
-/// Has a value of 100 KiB for every key, at once.
-struct Large;
+/// Has a value of 100 KiB for every key, at once. Counts the batches.
+#[derive(Default)]
+struct Large(AtomicUsize);
 
 impl Service for Large {
     async fn execute(&self, batch: Batch) -> Replies {
+        self.0.fetch_add(1, Ordering::Relaxed);
         batch.commands.iter().map(|command| Ok(self.answer_now(command).unwrap())).collect()
     }
 
@@ -81,16 +84,31 @@ async fn whoever_is_stopped_while_he_sends_sees_the_end_of_the_answers_and_no_re
     served.await.unwrap().unwrap();
 }
 
+/// What the door of `Large` answers, and how many batches and GETs were made for it.
+async fn answers(requests: &[u8], room: usize) -> (String, usize, String) {
+    let (mut client, stream) = tokio::io::duplex(1 << 20);
+    client.write_all(requests).await.unwrap();
+    client.shutdown().await.unwrap();
+    let (door, peer) = (door(Large::default()), SocketAddr::from(([127, 0, 0, 1], 1)));
+    serve(stream, peer, Arc::clone(&door), Budget::new(room), CancellationToken::new()).await.unwrap();
+    let mut answers = String::new();
+    client.read_to_string(&mut answers).await.unwrap();
+    let metrics = door.metrics.encode(Vec::new());
+    let gets = metrics.lines().find(|line| line.contains(r#"door="resp",command="get",result="ok"}"#)).unwrap();
+    (answers, door.service.0.load(Ordering::Relaxed), gets.rsplit_once(' ').unwrap().1.to_owned())
+}
+
 #[tokio::test]
-async fn an_answer_that_is_there_at_once_takes_room_as_others_do() {
-    for (room, begins) in [(100 << 10, "-TRYAGAIN "), (1 << 20, "$102400\r\nvvv")] {
-        let (mut client, stream) = tokio::io::duplex(1 << 20);
-        client.write_all(b"GET k\r\n").await.unwrap();
-        client.shutdown().await.unwrap();
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        serve(stream, peer, door(Large), Budget::new(room), CancellationToken::new()).await.unwrap();
-        let mut answers = String::new();
-        client.read_to_string(&mut answers).await.unwrap();
-        assert!(answers.starts_with(begins), "{answers:.40}");
+async fn a_read_that_comes_alone_is_answered_at_once_and_takes_room_as_others_do() {
+    let (answered, batches, gets) = answers(b"GET k\r\n", 1 << 20).await;
+    assert!(answered.starts_with("$102400\r\nvvv"));
+    assert_eq!((batches, gets.as_str()), (0, "1"));
+    let (answered, batches, _) = answers(b"GET k\r\n", 100 << 10).await;
+    assert!(answered.starts_with("-TRYAGAIN "), "{answered:.40}");
+    assert!(batches > 0);
+    // Two in one go, and one that comes while another is still to be written.
+    for (requests, batched) in [(&b"GET a\r\nGET b\r\n"[..], 1), (b"GET a\r\nPING\r\nGET b\r\nPING\r\n", 1)] {
+        let (answered, batches, gets) = answers(requests, 1 << 20).await;
+        assert_eq!((answered.matches("$102400").count(), batches, gets.as_str()), (2, batched, "2"));
     }
 }
