@@ -55,12 +55,13 @@ instructions: ## what the hot paths cost in instructions, in the release profile
 	scripts/setup valgrind
 	$(if $(UPDATE),UPDATE=yes )cargo test --release --locked --test instructions
 
-lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy
+lint: ## what `make test` does first: finds or installs what is needed, checks the format, clippy, the lock files
 	scripts/setup
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --lib --profile test --features shuttle --locked -- -D warnings
 	cargo clippy --lib --bins --test otel --features otel --locked -- -D warnings
+	cargo metadata --manifest-path fuzz/Cargo.toml --format-version 1 --locked >/dev/null # its lock file fits ours
 
 fmt: ## formats the source
 	cargo fmt
