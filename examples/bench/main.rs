@@ -4,6 +4,7 @@
 //! `make bench` and `make bench-quick` run all sections with a MariaDB around them; `target/release/examples/bench hits proxied`
 //! runs some of them and prints what they find.
 
+mod bare;
 mod caches;
 mod callers;
 mod cluster;
@@ -87,8 +88,12 @@ impl Bench {
     }
 }
 
+fn main() -> ExitCode {
+    bare::serve_if_asked().unwrap_or_else(compare)
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn compare() -> ExitCode {
     match run(Bench::new(Options::parse())).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

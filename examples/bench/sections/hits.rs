@@ -1,9 +1,11 @@
 //! What a hit costs: a secondary as a pure cache, beside the caches that people know.
 
+use crate::bare;
 use crate::caches::Caches;
 use crate::load::{self, measure, mixed};
 use crate::page::Chapter;
 use crate::plot::bars;
+use crate::process::Server;
 use crate::profile::{self, Process};
 use crate::rounds::{Goal, MICROS, PER_SECOND, Sides, tell, turns};
 use crate::{Bench, OURS, Outcome};
@@ -17,14 +19,17 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
     let mut chapter = Chapter::new(
         TITLE,
         "Nine GETs to a SET, uniform over 100,000 keys, from 50 connections straight to one server: a secondary as a pure cache, which was given its slots by a \
-         primary that then stands aside, and the others as caches that keep nothing.",
+         primary that then stands aside, and the others as caches that keep nothing. In our column too, in a row of its own: a bare server, which receives requests, \
+         sends answers as long as the true ones, and does nothing else.",
     );
     let caches = Caches::start(bench).await?;
     let sides = caches.sides()?;
     for (_, server) in &sides {
         load::fill(server, KEYS)?;
-        chapter.command(&server.command);
     }
+    let bare = bare::start().await?;
+    let asked: Vec<(&str, &Server)> = sides.iter().copied().chain([(bare::NAME, &bare)]).collect();
+    asked.iter().for_each(|(_, server)| chapter.command(&server.command));
     let names: Vec<&str> = sides.iter().skip(1).map(|(name, _)| *name).collect();
     let mut plotted = Vec::new();
     for (pipeline, goal) in PIPELINES {
@@ -32,7 +37,7 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
         let (rounds, time) = bench.short_turns();
         for round in 0..rounds {
             tell(&format!("hits, pipeline {pipeline}"), round, rounds);
-            for (name, server) in turns(&sides, round) {
+            for (name, server) in turns(&asked, round) {
                 let plan = mixed(server, KEYS, pipeline, time);
                 samples.push(name, measure(&plan, &[server])?);
                 chapter.command(&load::command(&plan));
@@ -48,6 +53,8 @@ pub async fn run(bench: &Bench) -> Outcome<Chapter> {
             chapter.more.push(profile::of_loads(&load::how(pipeline), &looked_at.collect::<Vec<_>>())?);
         }
         chapter.rows.push(row);
+        let of_bare = what("server CPU per operation of a bare server");
+        chapter.rows.push(samples.compare(&of_bare, bare::NAME, &names, MICROS, None, |s| s.cpu_micros));
         chapter.rows.push(samples.compare(&what("throughput"), OURS, &names, PER_SECOND, None, |s| s.rate));
         plotted.push((load::how(pipeline), samples.medians(|s| s.cpu_micros)));
     }
