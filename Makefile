@@ -61,7 +61,7 @@ lint: ## what `make test` does first: finds or installs what is needed, checks t
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --lib --profile test --features shuttle --locked -- -D warnings
 	cargo clippy --lib --bins --test otel --features otel --locked -- -D warnings
-	cargo metadata --manifest-path fuzz/Cargo.toml --format-version 1 --locked >/dev/null # its lock file fits ours
+	cargo metadata --manifest-path fuzz/Cargo.toml --filter-platform "$$(rustc --print host-tuple)" --format-version 1 --locked >/dev/null # its lock file fits ours
 
 fmt: ## formats the source
 	cargo fmt

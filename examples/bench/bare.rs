@@ -55,7 +55,10 @@ fn serve(port: u16) -> io::Result<std::convert::Infallible> {
     let mut clients: Vec<Option<Client>> = Vec::new();
     let mut asked = Vec::new();
     loop {
-        poll.poll(&mut events, None)?;
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            polled => polled?,
+        }
         for event in &events {
             if event.token() == LISTENER {
                 accept(&listener, &poll, &mut clients)?;
@@ -74,9 +77,11 @@ fn serve(port: u16) -> io::Result<std::convert::Infallible> {
         }
         // All are received first, which costs least: a client of many connections is woken once.
         for number in asked.drain(..) {
-            if let Some(Some(client)) = clients.get_mut(number) {
-                client.stream.write_all(&client.answers)?;
-                client.answers.clear();
+            let Some(place) = clients.get_mut(number) else { continue };
+            let Some(client) = place else { continue };
+            match client.stream.write_all(&client.answers) {
+                Ok(()) => client.answers.clear(),
+                Err(_) => *place = None,
             }
         }
     }
